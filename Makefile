@@ -1,0 +1,67 @@
+# The commands that people and scripts rely on. Everything runs from a fresh clone; the first call makes .venv.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first interpreter of a supported version that really starts (a pyenv shim may exist and yet not run).
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: several processes share the cores, and two OpenMP pools on the same cores are far slower than one thread each.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+DATA ?=
+ROUNDS ?=
+DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; install one, or call make PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[node,teacher,study,dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv with the pinned versions
+
+demo: install  ## the main job: teacher, distillation, four sites and a coordinator; DATA=DIR for real images
+	@fedmentor demo --out runs/demo $(DEMO_ARGS)
+
+test: install  ## every test that needs no container engine and no GPU
+	@pytest
+
+lint: install  ## style, types, arrows between packages, drift of generated files
+	@ruff format --check . && ruff check .
+	@mypy
+	@lint-imports
+	@$(MAKE) --no-print-directory check-stubs
+
+stubs: install  ## regenerate fedmentor/wire/v1 from proto/
+	@python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+		proto/fedmentor/wire/v1/*.proto
+
+check-stubs: install
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@python -m grpc_tools.protoc -I proto --python_out=build/stubs --grpc_python_out=build/stubs \
+		--mypy_out=quiet:build/stubs --mypy_grpc_out=quiet:build/stubs proto/fedmentor/wire/v1/*.proto
+	@diff -r -x __pycache__ -x __init__.py build/stubs/fedmentor/wire/v1 fedmentor/wire/v1 \
+		|| { echo "error: the generated stubs are stale; run make stubs" >&2; exit 1; }
+
+schema: install  ## regenerate docs/report.schema.json
+	@python -m study.report.schema
+
+bench: install  ## every performance table
+	@for table in benchmarks/*.py; do echo; python $$table || exit 1; done
+
+constraints:  ## resolve the pinned versions again: make constraints PYTHONS="python3.10 python3.11 python3.12"
+	$(PYTHON) deploy/constraints.py $(PYTHONS) > constraints.new && mv constraints.new constraints.txt
+
+clean:  ## remove everything that can be made again
+	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help install demo test lint stubs check-stubs schema bench constraints clean

@@ -1,0 +1,1 @@
+"""The coordinator: rounds, secure FedAvg, the journal. Knows numpy, never torch."""

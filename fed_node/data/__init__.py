@@ -1,0 +1,1 @@
+"""Reading, checking, importing and generating datasets."""

@@ -1,0 +1,5 @@
+"""``python -m fedmentor`` is ``fedmentor``."""
+
+from fedmentor.cli import main
+
+main()

@@ -1,0 +1,313 @@
+"""What a federation talks about, as frozen values: the manifest that every site pins, directives, updates, receipts, scores.
+
+These are the domain types; fedmentor.wire.codec turns them into protobuf messages and back. No I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedmentor.errors import ConfigError
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.models import canonical_json
+from fedmentor.secagg.ring import Ring
+from fedmentor.tensors import Spec, TensorSpec, spec_digest
+
+CHUNK_BYTES = 1 << 20
+"""Largest chunk of a model or an update in one message."""
+
+MESSAGE_LIMIT_BYTES = 4 << 20
+"""gRPC message cap on both ends: a chunk and its envelope, with room to spare."""
+
+MIN_QUORUM = 3
+"""Fewest sites behind a published model unless the manifest says otherwise."""
+
+
+class TrainingPlan(BaseModel):
+    """How every site trains locally; fixed by the manifest, so that no site can be asked for something else.
+
+    Attributes:
+        local_epochs: passes over the site's training images a round.
+        batch_images: images a step.
+        learning_rate: AdamW step size.
+        weight_decay: AdamW decoupled decay.
+        augment: small random rotations, shifts, scales and exposure changes.
+        seed: seed of the run; a site's stream is derived from it, the site's name and the round.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local_epochs: int = Field(2, ge=1, le=1000)
+    batch_images: int = Field(8, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    augment: bool = True
+    seed: int = Field(0, ge=0)
+
+
+class RunManifest(BaseModel):
+    """The rules of one federated run. A site stores it at first contact and refuses another one for the same run.
+
+    Attributes:
+        run: name of the run.
+        roster: every site that takes part, sorted; weights and quorum refer to this list.
+        rounds: number of training rounds; models are numbered 0 (the start) to ``rounds``.
+        quorum: fewest updates a round is aggregated from, and fewest sites behind a published model.
+        architecture: id of the student's architecture.
+        tensors: the spec as (name, shape) pairs, sorted by name.
+        initial_model: digest of model 0.
+        initialisation: how model 0 was made; for the record.
+        fraction_bits, clip_norm, clip_value, max_weight: see fedmentor.secagg.ring.Ring.
+        training: what sites do locally.
+        collect_seconds: how long a round waits for updates before it goes on with the quorum or fails.
+        evaluate_seconds: how long the run waits for scores of the last model.
+        max_attempts: how often a round is tried before the run fails.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunId
+    roster: tuple[SiteId, ...] = Field(min_length=1)
+    rounds: int = Field(ge=1, le=100_000)
+    quorum: int = Field(MIN_QUORUM, ge=1)
+    architecture: str
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    initial_model: Digest
+    initialisation: str = "random"
+    fraction_bits: int = 24
+    clip_norm: float = 100.0
+    clip_value: float = 1.0
+    max_weight: int = 1000
+    training: TrainingPlan = TrainingPlan()
+    collect_seconds: float = Field(3600.0, gt=0)
+    evaluate_seconds: float = Field(600.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+    def model_post_init(self, _context: object) -> None:
+        """Check what no single field shows.
+
+        Raises:
+            ConfigError: roster not sorted and unique, quorum over the roster, or a ring too small for the roster.
+        """
+        if list(self.roster) != sorted(set(self.roster)):
+            raise ConfigError("the roster must be sorted and name each site once")
+        if self.quorum > len(self.roster):
+            raise ConfigError(f"a quorum of {self.quorum} cannot be met by {len(self.roster)} sites")
+        self.ring.check_sites(len(self.roster))
+
+    @property
+    def ring(self) -> Ring:
+        """The ring in which this run's updates are summed."""
+        return Ring(self.fraction_bits, self.clip_norm, self.clip_value, self.max_weight)
+
+    @property
+    def spec(self) -> Spec:
+        """The architecture's tensors."""
+        return tuple(TensorSpec(name, shape) for name, shape in self.tensors)
+
+    @property
+    def architecture_digest(self) -> Digest:
+        """SHA-256 of the spec."""
+        return spec_digest(self.spec)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; the bytes that are hashed, stored and sent."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of to_bytes()."""
+        return Digest(hashlib.sha256(self.to_bytes()).hexdigest())
+
+
+def manifest_from_bytes(data: bytes) -> RunManifest:
+    """Read a manifest that came over the wire or from disk.
+
+    Raises:
+        ConfigError: not a manifest.
+    """
+    try:
+        return RunManifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the run manifest is wrong at {where!r}: {first['msg']}") from error
+
+
+@dataclass(frozen=True, order=True)
+class RoundRef:
+    """One attempt of one round of one run. Round r starts from model r and, once published, makes model r + 1."""
+
+    run: RunId
+    round: Round
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by content: digest over spec and values, and its size as little-endian float32 bytes."""
+
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """First directive of every stream."""
+
+    manifest: RunManifest
+
+
+@dataclass(frozen=True)
+class Train:
+    """Evaluate ``model``, report the scores, train from it, send the update within ``deadline_s`` seconds."""
+
+    round: RoundRef
+    model: ModelRef
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the run's last model and report the scores within ``deadline_s`` seconds."""
+
+    round: RoundRef
+    model: ModelRef
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do at the moment."""
+
+    reason: str
+
+
+class Outcome(Enum):
+    """How a run ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over; the stream ends after this."""
+
+    outcome: Outcome
+    reason: str
+
+
+Directive = Manifest | Train | Evaluate | Wait | Finished
+
+
+@dataclass(frozen=True)
+class UpdateHeader:
+    """What a site declares before it sends bytes: round, SHA-256 and size of the ring words, and the model they start from."""
+
+    round: RoundRef
+    sha256: Digest
+    size_bytes: int
+    base_model: Digest
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The coordinator's word that an update is on its disk; repeated unchanged on a retry.
+
+    ``accepted_utc`` is ISO 8601 with a timezone.
+    """
+
+    round: RoundRef
+    site: SiteId
+    sha256: Digest
+    accepted_utc: str
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Bytes of an offered update that are already stored; go on from here."""
+
+    bytes_stored: int
+
+
+UpdateState = Offset | Receipt
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a global model did on one site's held-out patients.
+
+    ``hd95`` is the mean 95th percentile Hausdorff distance in pixels at 256 x 256, NaN where it is undefined for every image.
+    """
+
+    round: RoundRef
+    model: Digest
+    patients: int
+    images: int
+    dice: float
+    iou: float
+    hd95: float
+
+
+class CoordinatorLink(Protocol):
+    """A site's line to the coordinator. Implementations: fed_node.link.GrpcLink, fedmentor.testing.DirectLink (in process).
+
+    Every method may raise CoordinatorUnreachable, after which the caller may simply call again: all are idempotent.
+    """
+
+    def follow(self) -> DirectiveStream:
+        """Open the directive stream; the first item is a Manifest. Ends after Finished."""
+        ...
+
+    def fetch_model(self, model: ModelRef) -> bytes:
+        """The model's little-endian float32 bytes; size checked, digest not yet.
+
+        Raises:
+            RoundClosed: the coordinator no longer serves this model.
+        """
+        ...
+
+    def send_update(self, header: UpdateHeader, words: bytes) -> Receipt:
+        """Deliver an update, resuming where an earlier call broke off; returns the stored receipt if it is already accepted.
+
+        Raises:
+            RoundClosed: too late; the update is dropped.
+            UpdateRejected: not admissible.
+            UpdateConflict: another update of this site is already accepted for this round and attempt.
+        """
+        ...
+
+    def report_scores(self, scores: Scores) -> None:
+        """Deliver scores; a repeat overwrites nothing and is acknowledged.
+
+        Raises:
+            RoundClosed: the run is over.
+        """
+        ...
+
+
+class DirectiveStream(Protocol):
+    """An iterator of directives that another thread may cancel."""
+
+    def __iter__(self) -> DirectiveStream:
+        """Itself."""
+        ...
+
+    def __next__(self) -> Directive:
+        """Block for the next directive.
+
+        Raises:
+            CoordinatorUnreachable: the stream broke.
+            StopIteration: it ended.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Break the stream from another thread."""
+        ...

@@ -1,0 +1,1 @@
+"""Secure aggregation, pure: the integer ring in which updates are summed."""

@@ -1,0 +1,59 @@
+"""Channels and server options: mutual TLS, message caps, keepalive. No plaintext switch exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import grpc
+
+from fedmentor.federation import MESSAGE_LIMIT_BYTES
+
+_LIMITS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+)
+
+CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
+    *_LIMITS,
+    # A hospital's firewall drops idle connections silently; a ping a minute notices within 20 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *_LIMITS,
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Twice the clients' ping rate; the default of 5 minutes would close every quiet stream with too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    # Two coordinators on one port would share the sites between them.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """PEM bytes of one end of a mutual TLS connection. The key is never printed."""
+
+    ca_certificate: bytes
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+def client_channel(address: str, credentials: Credentials) -> grpc.Channel:
+    """A channel to the coordinator at ``host:port``; connects on first use."""
+    tls = grpc.ssl_channel_credentials(credentials.ca_certificate, credentials.key, credentials.certificate)
+    return grpc.secure_channel(address, tls, options=CLIENT_OPTIONS)
+
+
+def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
+    """Server side of mutual TLS: a client certificate of the same CA is required at the handshake."""
+    pair = [(credentials.key, credentials.certificate)]
+    return grpc.ssl_server_credentials(pair, credentials.ca_certificate, require_client_auth=True)

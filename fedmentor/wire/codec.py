@@ -1,0 +1,211 @@
+"""Domain values to protobuf messages and back; the only file where the two meet.
+
+Decoding checks form (names, digests, enumerations) and raises domain errors; meaning is checked by whoever acts on the value.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, isnan
+
+from fedmentor.errors import FedMentorError, UpdateRejected
+from fedmentor.federation import (
+    CHUNK_BYTES,
+    Directive,
+    Evaluate,
+    Finished,
+    Manifest,
+    ModelRef,
+    Offset,
+    Outcome,
+    Receipt,
+    RoundRef,
+    Scores,
+    Train,
+    UpdateHeader,
+    UpdateState,
+    Wait,
+    manifest_from_bytes,
+)
+from fedmentor.ids import Attempt, Round, digest, run_id, site_id
+from fedmentor.wire.v1 import federation_pb2 as pb
+
+_OUTCOMES = {Outcome.COMPLETED: pb.Finished.OUTCOME_COMPLETED, Outcome.FAILED: pb.Finished.OUTCOME_FAILED}
+
+
+def directive_to_wire(value: Directive) -> pb.Directive:
+    """Encode any directive."""
+    match value:
+        case Manifest(manifest):
+            return pb.Directive(manifest=pb.RunManifest(json=manifest.to_bytes()))
+        case Train(ref, model, deadline_s):
+            return pb.Directive(
+                train=pb.Train(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
+            )
+        case Evaluate(ref, model, deadline_s):
+            return pb.Directive(
+                evaluate=pb.Evaluate(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
+            )
+        case Wait(reason):
+            return pb.Directive(wait=pb.Wait(reason=reason))
+        case Finished(outcome, reason):
+            return pb.Directive(finished=pb.Finished(outcome=_OUTCOMES[outcome], reason=reason))
+
+
+def directive_from_wire(message: pb.Directive) -> Directive:
+    """Decode any directive.
+
+    Raises:
+        FedMentorError: an unknown kind (a newer coordinator), or a malformed field.
+    """
+    match message.WhichOneof("kind"):
+        case "manifest":
+            return Manifest(manifest_from_bytes(message.manifest.json))
+        case "train":
+            train = message.train
+            return Train(round_from_wire(train.round), model_from_wire(train.model), train.deadline_ms / 1000)
+        case "evaluate":
+            evaluate = message.evaluate
+            return Evaluate(round_from_wire(evaluate.round), model_from_wire(evaluate.model), evaluate.deadline_ms / 1000)
+        case "wait":
+            return Wait(message.wait.reason)
+        case "finished":
+            completed = message.finished.outcome == pb.Finished.OUTCOME_COMPLETED
+            return Finished(Outcome.COMPLETED if completed else Outcome.FAILED, message.finished.reason)
+        case _:
+            raise FedMentorError("the coordinator sent a directive that this version does not know", cure="update this node")
+
+
+def round_to_wire(value: RoundRef) -> pb.RoundRef:
+    """Encode a round reference."""
+    return pb.RoundRef(run=value.run, round=value.round, attempt=value.attempt)
+
+
+def round_from_wire(message: pb.RoundRef) -> RoundRef:
+    """Decode a round reference.
+
+    Raises:
+        ConfigError: the run's name is malformed.
+    """
+    return RoundRef(run_id(message.run), Round(message.round), Attempt(message.attempt))
+
+
+def model_to_wire(value: ModelRef) -> pb.ModelRef:
+    """Encode a model reference."""
+    return pb.ModelRef(digest=value.digest, size_bytes=value.size_bytes)
+
+
+def model_from_wire(message: pb.ModelRef) -> ModelRef:
+    """Decode a model reference.
+
+    Raises:
+        ConfigError: malformed digest.
+    """
+    return ModelRef(digest(message.digest), message.size_bytes)
+
+
+def header_to_wire(value: UpdateHeader) -> pb.UpdateHeader:
+    """Encode an update's header."""
+    return pb.UpdateHeader(
+        round=round_to_wire(value.round), sha256=value.sha256, size_bytes=value.size_bytes, base_model=value.base_model
+    )
+
+
+def header_from_wire(message: pb.UpdateHeader) -> UpdateHeader:
+    """Decode an update's header.
+
+    Raises:
+        ConfigError: malformed name or digest.
+    """
+    return UpdateHeader(round_from_wire(message.round), digest(message.sha256), message.size_bytes, digest(message.base_model))
+
+
+def state_to_wire(value: UpdateState) -> pb.UpdateState:
+    """Encode an offset or a receipt."""
+    match value:
+        case Offset(stored):
+            return pb.UpdateState(offset=stored)
+        case Receipt(ref, site, sha256, accepted_utc):
+            return pb.UpdateState(receipt=pb.Receipt(round=round_to_wire(ref), site=site, sha256=sha256, accepted_utc=accepted_utc))
+
+
+def state_from_wire(message: pb.UpdateState) -> UpdateState:
+    """Decode an offset or a receipt.
+
+    Raises:
+        ConfigError: malformed name or digest.
+        FedMentorError: neither of the two.
+    """
+    match message.WhichOneof("kind"):
+        case "offset":
+            return Offset(message.offset)
+        case "receipt":
+            receipt = message.receipt
+            return Receipt(round_from_wire(receipt.round), site_id(receipt.site), digest(receipt.sha256), receipt.accepted_utc)
+        case _:
+            raise FedMentorError("the coordinator answered an offer with nothing")
+
+
+def scores_to_wire(value: Scores) -> pb.Scores:
+    """Encode scores."""
+    return pb.Scores(
+        round=round_to_wire(value.round),
+        model_digest=value.model,
+        patients=value.patients,
+        images=value.images,
+        dice=value.dice,
+        iou=value.iou,
+        hd95=value.hd95,
+    )
+
+
+def scores_from_wire(message: pb.Scores) -> Scores:
+    """Decode scores and check their ranges: Dice and IoU in [0, 1], HD95 NaN or at least 0, patients 1 to images.
+
+    Raises:
+        ConfigError: malformed name or digest.
+        UpdateRejected: a value out of range.
+    """
+    for name, value in (("dice", message.dice), ("iou", message.iou)):
+        if not (isfinite(value) and 0.0 <= value <= 1.0):
+            raise UpdateRejected(f"the reported {name} is not between 0 and 1")
+    if not (isnan(message.hd95) or (isfinite(message.hd95) and message.hd95 >= 0)):
+        raise UpdateRejected("the reported hd95 is negative or infinite")
+    if not 1 <= message.patients <= message.images:
+        raise UpdateRejected("the reported counts of patients and images do not fit each other")
+    return Scores(
+        round=round_from_wire(message.round),
+        model=digest(message.model_digest),
+        patients=message.patients,
+        images=message.images,
+        dice=message.dice,
+        iou=message.iou,
+        hd95=message.hd95,
+    )
+
+
+def chunk_to_wire(offset: int, data: bytes) -> pb.Chunk:
+    """Encode one chunk."""
+    return pb.Chunk(offset=offset, data=data)
+
+
+def check_chunk(message: pb.Chunk, expected_offset: int, remaining: int) -> bytes:
+    """The bytes of a chunk that continues where the last one ended.
+
+    Args:
+        expected_offset: where the next byte belongs.
+        remaining: bytes that the declared size still allows.
+
+    Raises:
+        UpdateRejected: empty, too long, out of order, or beyond the declared size.
+    """
+    if message.offset != expected_offset:
+        raise UpdateRejected(f"a chunk starts at byte {message.offset}, expected {expected_offset}")
+    if not 1 <= len(message.data) <= min(CHUNK_BYTES, remaining):
+        raise UpdateRejected(
+            f"a chunk of {len(message.data)} bytes does not fit", cure="send 1 MiB at most, up to the declared size"
+        )
+    return message.data
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))

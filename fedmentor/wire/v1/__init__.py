@@ -1,0 +1,1 @@
+"""Generated from proto/fedmentor/wire/v1; regenerate with ``make stubs``."""

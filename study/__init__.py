@@ -1,0 +1,1 @@
+"""The top floor: the comparison of initialisations, its demo, figures and report."""

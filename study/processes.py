@@ -1,0 +1,123 @@
+"""Child processes that never outlive their parent's ``with`` block.
+
+Each child leads a process group of its own, so that Ctrl-C reaches the parent alone, which then stops the children in order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmentor.errors import FedMentorError, PeerUnreachable
+
+STOP_GRACE_S = 10.0
+"""How long a child may take to end after SIGTERM before its group is killed."""
+
+_POLL_S = 0.05
+
+
+class ChildFailed(FedMentorError):
+    """A process that was started for the study ended with an error; carries its exit code."""
+
+    def __init__(self, name: str, code: int, log: Path) -> None:
+        super().__init__(f"{name} ended with exit code {code}: {_last_words(log)}", cure=f"read {log}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Child:
+    """One running process and the file that its output goes to."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self.process.poll() not in (None, 0)
+
+    def error(self) -> ChildFailed:
+        """What to raise when it failed."""
+        return ChildFailed(self.name, self.process.returncode, self.log)
+
+
+class Children:
+    """The processes of one ``with children()`` block."""
+
+    def __init__(self) -> None:
+        self._running: list[Child] = []
+
+    def start(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Child:
+        """Start ``fedmentor`` with ``arguments``; its output goes to ``log``."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our own program with arguments of our own
+                [sys.executable, "-m", "fedmentor", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._running.append(child)
+        return child
+
+    def stop(self) -> None:
+        """End everything that still runs: SIGTERM in reverse order of start, then SIGKILL to the groups after STOP_GRACE_S."""
+        alive = [child for child in reversed(self._running) if child.process.poll() is None]
+        for child in alive:
+            with suppress(ProcessLookupError):
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_GRACE_S
+        for child in alive:
+            try:
+                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
+        self._running.clear()
+
+
+@contextmanager
+def children() -> Iterator[Children]:
+    """A block in which processes may be started; all are stopped at its end, however it ends."""
+    group = Children()
+    try:
+        yield group
+    finally:
+        group.stop()
+
+
+def wait_for_file(path: Path, child: Child, timeout_s: float) -> str:
+    """Wait until a child has written a file (atomically), and read it.
+
+    Raises:
+        ChildFailed: the child ended first.
+        PeerUnreachable: not within ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if path.exists():
+            return path.read_text().strip()
+        if child.process.poll() is not None:
+            raise child.error()
+        time.sleep(_POLL_S)
+    raise PeerUnreachable(f"{child.name} was not ready within {timeout_s:.0f} s", cure=f"read {child.log}")
+
+
+def _last_words(log: Path) -> str:
+    """The last line that tells of an error, or the last line at all."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,1 @@
+"""What a study found: values, JSON with a schema, a page to look at, a table for the terminal."""

@@ -1,0 +1,1 @@
+"""The teacher service: foundation models behind TorchServe, answering prompts with soft labels."""
