@@ -53,7 +53,7 @@ check-stubs: install
 		|| { echo "error: the generated stubs are stale; run make stubs" >&2; exit 1; }
 
 schema: install  ## regenerate docs/report.schema.json
-	@python -m study.report.schema
+	@python -m study.report.schema docs/report.schema.json
 
 bench: install  ## every performance table
 	@for table in benchmarks/*.py; do echo; python $$table || exit 1; done

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,17 +126,24 @@ def load_record(folder: Path) -> ModelRecord:
         raise ModelError(f"{path} is not a model record: {error.error_count()} fields are wrong") from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: after a crash the file is the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write, fsync, rename, fsync the folder: after a crash the file is the old one or the new one.
+
+    Args:
+        path: where to.
+        data: what.
+        mode: permissions before the umask; 0o600 for secrets, in force before the first byte is written.
+    """
+    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        name.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

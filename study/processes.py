@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fedmentor.errors import FedMentorError, PeerUnreachable
 
+FEDMENTOR = (sys.executable, "-m", "fedmentor")
 STOP_GRACE_S = 10.0
-"""How long a child may take to end after SIGTERM before its group is killed."""
 
 _POLL_S = 0.05
 
@@ -49,17 +49,24 @@ class Child:
 
 
 class Children:
-    """The processes of one ``with children()`` block."""
+    """The processes of one ``with children()`` block.
 
-    def __init__(self) -> None:
+    Attributes:
+        program: what is started with each child's arguments.
+        grace_s: how long a child may take to end after SIGTERM before its group is killed.
+    """
+
+    def __init__(self, program: Sequence[str] = FEDMENTOR, grace_s: float = STOP_GRACE_S) -> None:
+        self.program = tuple(program)
+        self.grace_s = grace_s
         self._running: list[Child] = []
 
     def start(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Child:
-        """Start ``fedmentor`` with ``arguments``; its output goes to ``log``."""
+        """Start the program with ``arguments``; its output goes to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own program with arguments of our own
-                [sys.executable, "-m", "fedmentor", *arguments],
+                [*self.program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -71,12 +78,12 @@ class Children:
         return child
 
     def stop(self) -> None:
-        """End everything that still runs: SIGTERM in reverse order of start, then SIGKILL to the groups after STOP_GRACE_S."""
+        """End everything that still runs: SIGTERM in reverse order of start, then SIGKILL to the groups after the grace."""
         alive = [child for child in reversed(self._running) if child.process.poll() is None]
         for child in alive:
             with suppress(ProcessLookupError):
                 child.process.terminate()
-        deadline = time.monotonic() + STOP_GRACE_S
+        deadline = time.monotonic() + self.grace_s
         for child in alive:
             try:
                 child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
@@ -88,9 +95,9 @@ class Children:
 
 
 @contextmanager
-def children() -> Iterator[Children]:
+def children(program: Sequence[str] = FEDMENTOR, grace_s: float = STOP_GRACE_S) -> Iterator[Children]:
     """A block in which processes may be started; all are stopped at its end, however it ends."""
-    group = Children()
+    group = Children(program, grace_s)
     try:
         yield group
     finally:

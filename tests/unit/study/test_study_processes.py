@@ -1,0 +1,67 @@
+"""Children end with their block, however it ends, and their errors are told in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from fedmentor.errors import PeerUnreachable
+from study.processes import ChildFailed, children, wait_for_file
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+PYTHON = (sys.executable, "-c")
+SLEEP = "import time; open({ready!r}, 'w').write('up'); time.sleep(600)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+@pytest.mark.parametrize("script", [SLEEP, STUBBORN], ids=["obedient", "ignores SIGTERM"])
+def test_a_child_ends_with_the_block_even_on_an_error(tmp_path, script):
+    ready = tmp_path / "ready"
+    pids = []
+
+    def fail_inside() -> None:
+        with children(PYTHON, grace_s=1.0) as group:
+            child = group.start("sleeper", [script.format(ready=str(ready))], tmp_path / "log")
+            wait_for_file(ready, child, timeout_s=60)
+            pids.append(child.process.pid)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_inside()
+    assert not alive(pids[0])
+
+
+def test_the_error_of_a_child_names_its_last_error_line(tmp_path):
+    with children() as group:
+        child = group.start("child", ["no-such-command"], tmp_path / "log")
+        child.process.wait()
+        assert child.failed()
+        error = child.error()
+    assert isinstance(error, ChildFailed)
+    assert error.code == 2
+    assert "no-such-command" in error.message
+    assert str(tmp_path / "log") in error.cure
+
+
+def test_waiting_for_a_file_ends_when_the_child_ends(tmp_path):
+    with children() as group:
+        child = group.start("child", ["no-such-command"], tmp_path / "log")
+        with pytest.raises(ChildFailed):
+            wait_for_file(tmp_path / "never", child, timeout_s=60)
+
+
+def test_waiting_for_a_file_has_a_deadline(tmp_path):
+    with children() as group:
+        child = group.start("child", ["--help"], tmp_path / "log")
+        with pytest.raises((PeerUnreachable, ChildFailed)):
+            wait_for_file(tmp_path / "never", child, timeout_s=0.05)
