@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +21,7 @@ class MentorPlan(BaseModel):
     """How the student is distilled before the federation starts.
 
     Attributes:
-        architecture: teacher, an id of teacher_service.models.registry.
+        archive: a .mar made by ``fedmentor teacher build``; None serves LiteMedSAM as installed.
         prompt: where the teacher looks: fixed boxes, or the box around each image's own mask.
         use_masks: whether human masks of proxy images enter the loss; off, so that the teacher alone makes the difference.
         alpha: weight of distillation against segmentation where a mask is used.
@@ -32,7 +33,7 @@ class MentorPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str = "lite-medsam"
+    archive: Path | None = None
     prompt: PromptKind = "lungs"
     use_masks: bool = False
     alpha: float = Field(0.7, ge=0, le=1)

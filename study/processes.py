@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from fedmentor.errors import FedMentorError, PeerUnreachable
 
@@ -33,10 +34,11 @@ class ChildFailed(FedMentorError):
 
 @dataclass(frozen=True)
 class Child:
-    """One running process and the file that its output goes to."""
+    """One running process and the files that its standard output and standard error go to."""
 
     name: str
     process: subprocess.Popen[bytes]
+    out: Path
     log: Path
 
     def failed(self) -> bool:
@@ -61,19 +63,20 @@ class Children:
         self.grace_s = grace_s
         self._running: list[Child] = []
 
-    def start(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Child:
-        """Start the program with ``arguments``; its output goes to ``log``."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+    def start(self, name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Child:
+        """Start the program with ``arguments``; its output goes to ``NAME.out`` and ``NAME.log`` in ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        out, log = folder / f"{name}.out", folder / f"{name}.log"
+        with out.open("wb") as output, log.open("wb") as errors:
             process = subprocess.Popen(  # noqa: S603 - our own program with arguments of our own
                 [*self.program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, out, log)
         self._running.append(child)
         return child
 
@@ -119,6 +122,17 @@ def wait_for_file(path: Path, child: Child, timeout_s: float) -> str:
             raise child.error()
         time.sleep(_POLL_S)
     raise PeerUnreachable(f"{child.name} was not ready within {timeout_s:.0f} s", cure=f"read {child.log}")
+
+
+def complete_lines(growing: TextIO) -> Iterator[str]:
+    """The lines that were completed since the last call; a line that is still being written waits for the next."""
+    while True:
+        start = growing.tell()
+        line = growing.readline()
+        if not line.endswith("\n"):
+            growing.seek(start)
+            return
+        yield line
 
 
 def _last_words(log: Path) -> str:

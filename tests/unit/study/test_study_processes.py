@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fedmentor.errors import PeerUnreachable
-from study.processes import ChildFailed, children, wait_for_file
+from study.processes import ChildFailed, children, complete_lines, wait_for_file
 
 
 def alive(pid: int) -> bool:
@@ -31,7 +31,7 @@ def test_a_child_ends_with_the_block_even_on_an_error(tmp_path, script):
 
     def fail_inside() -> None:
         with children(PYTHON, grace_s=1.0) as group:
-            child = group.start("sleeper", [script.format(ready=str(ready))], tmp_path / "log")
+            child = group.start("sleeper", [script.format(ready=str(ready))], tmp_path)
             wait_for_file(ready, child, timeout_s=60)
             pids.append(child.process.pid)
             raise KeyboardInterrupt
@@ -43,25 +43,37 @@ def test_a_child_ends_with_the_block_even_on_an_error(tmp_path, script):
 
 def test_the_error_of_a_child_names_its_last_error_line(tmp_path):
     with children() as group:
-        child = group.start("child", ["no-such-command"], tmp_path / "log")
+        child = group.start("child", ["no-such-command"], tmp_path)
         child.process.wait()
         assert child.failed()
         error = child.error()
     assert isinstance(error, ChildFailed)
     assert error.code == 2
     assert "no-such-command" in error.message
-    assert str(tmp_path / "log") in error.cure
+    assert str(tmp_path / "child.log") in error.cure
 
 
 def test_waiting_for_a_file_ends_when_the_child_ends(tmp_path):
     with children() as group:
-        child = group.start("child", ["no-such-command"], tmp_path / "log")
+        child = group.start("child", ["no-such-command"], tmp_path)
         with pytest.raises(ChildFailed):
             wait_for_file(tmp_path / "never", child, timeout_s=60)
 
 
 def test_waiting_for_a_file_has_a_deadline(tmp_path):
     with children() as group:
-        child = group.start("child", ["--help"], tmp_path / "log")
+        child = group.start("child", ["--help"], tmp_path)
         with pytest.raises((PeerUnreachable, ChildFailed)):
             wait_for_file(tmp_path / "never", child, timeout_s=0.05)
+
+
+def test_a_line_is_passed_on_once_it_is_complete(tmp_path):
+    path = tmp_path / "out"
+    with path.open("w") as writer, path.open() as reader:
+        writer.write("one\ntw")
+        writer.flush()
+        assert list(complete_lines(reader)) == ["one\n"]
+        writer.write("o\nthree\n")
+        writer.flush()
+        assert list(complete_lines(reader)) == ["two\n", "three\n"]
+        assert list(complete_lines(reader)) == []

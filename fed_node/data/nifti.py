@@ -1,0 +1,49 @@
+"""Two-dimensional NIfTI images through nibabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from fed_node.data.limits import GreyImage, check_pixels, stretched, unreadable
+from fedmentor.errors import UnreadableImage
+
+MAX_OFFSET = 1 << 20
+"""Largest header and extension block before the pixels; a larger one makes the reader inflate gigabytes just to skip them."""
+
+
+def read_nifti(path: Path) -> GreyImage:
+    """Read one 2-D image; axes of extent 1 are dropped.
+
+    The first axis runs along a row and the second down the rows, as SimpleITK writes a PNG; no flips are applied.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        UnreadableImage: not NIfTI, a volume, truncated, or over a limit.
+    """
+    try:
+        image = nibabel.load(path)
+        plane = _plane(path, tuple(int(extent) for extent in image.shape))
+        _check_offset(path, int(image.dataobj.offset))
+        return stretched(np.asarray(image.dataobj, np.float64).reshape(plane).T)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # nibabel raises its own classes, OSError, zlib.error, ValueError and more
+        raise unreadable(path, error, "a NIfTI") from error
+
+
+def _plane(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    plane = tuple(extent for extent in shape if extent != 1)
+    if len(plane) != 2:
+        raise UnreadableImage(f"{path} has shape {shape}, a radiograph is 2-D", cure="export one slice as its own file")
+    check_pixels(path, plane[1], plane[0])
+    return plane[0], plane[1]
+
+
+def _check_offset(path: Path, offset: int) -> None:
+    if offset > MAX_OFFSET:
+        raise UnreadableImage(f"{path} keeps its pixels behind {offset} bytes of header")
