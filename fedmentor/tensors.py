@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -134,9 +135,12 @@ def vector_from_bytes(data: bytes, spec: Spec) -> FloatVector:
 
 def model_digest(vector: FloatVector, spec: Spec) -> Digest:
     """SHA-256 over spec and values: names a model independently of how a file lays it out."""
-    state = hashlib.sha256(_spec_bytes(spec))
-    state.update(vector_bytes(vector))
-    return Digest(state.hexdigest())
+    return model_digest_of_blocks((vector,), spec)
+
+
+def model_digest_of_blocks(blocks: Iterable[FloatVector], spec: Spec) -> Digest:
+    """``model_digest`` of a vector that comes in consecutive blocks, for those who never hold a whole one."""
+    return sha256_hex(chain((_spec_bytes(spec),), map(vector_bytes, blocks)))
 
 
 def sha256_hex(parts: Iterable[bytes]) -> Digest:

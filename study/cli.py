@@ -28,6 +28,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--sites", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of sites.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Federated rounds of each run.")
+@click.option("--phantoms", type=click.IntRange(16, 10_000), help="How many phantoms to make where no data are given.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes data, start, order and training.")
 @click.option("--prompt", type=click.Choice(["central", "lungs", "mask"]), help="Where the teacher looks.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of the distillation.")
@@ -42,11 +43,17 @@ def demo(*, data: Path | None, out: Path, as_json: bool, **choices: Any) -> None
     sites train it federated, once from that start and once from random weights, as real processes over mutual TLS.
     Ends with a table, report.html and report.json.
     """
+    from fed_node.cli.threads import use_threads
+    from study.plan import StudyPlan
+
+    plan = _plan(data, StudyPlan(), choices)
+    use_threads(plan.mentor.student_threads)
+
     from fedmentor.clock import SystemClock
     from study.demo import Job, run_study
     from study.screen import Terminal
 
-    job = Job(_plan(data, choices), data, out, command=shlex.join(["fedmentor", *sys.argv[1:]]))
+    job = Job(plan, data, out, command=shlex.join(["fedmentor", *sys.argv[1:]]))
     report = run_study(job, SystemClock(), Terminal())
     _show(report, as_json=as_json)
     click.echo(f"done in {report.total_seconds:.0f} s: {out / 'report.html'} and {out / 'report.json'}", err=True)
@@ -105,12 +112,9 @@ def _show(report: Report, *, as_json: bool) -> None:
     print_comparison(report, Console())
 
 
-def _plan(data: Path | None, choices: Mapping[str, Any]) -> StudyPlan:
-    """The default plan with what the command line says; phantoms know their hospital, so it deals them."""
-    from study.plan import StudyPlan
-
+def _plan(data: Path | None, plan: StudyPlan, choices: Mapping[str, Any]) -> StudyPlan:
+    """The plan with what the command line says; phantoms know their hospital, so it deals them."""
     given = {name: value for name, value in choices.items() if value is not None}
-    plan = StudyPlan()
     partition = {"by": given.get("by", "iid" if data else "location"), "sites": given["sites"]}
     mentor: dict[str, Any] = {name: given[name] for name in ("prompt", "epochs", "archive") if name in given}
     changed = plan.model_copy(
@@ -118,6 +122,7 @@ def _plan(data: Path | None, choices: Mapping[str, Any]) -> StudyPlan:
             "partition": plan.partition.model_copy(update=partition),
             "mentor": plan.mentor.model_copy(update=mentor),
             "rounds": given.get("rounds", plan.rounds),
+            "phantoms": given.get("phantoms", plan.phantoms),
             "quorum": min(plan.quorum, given["sites"]),
         }
     )

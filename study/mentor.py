@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fed_node.cli.progress import Advance
-from fed_node.cli.threads import use_threads
 from fed_node.data.dataset import Dataset, Sample, open_dataset
 from fed_node.student.distil import DistilConfig, DistilProgress, DistilResult, distil, save_distilled
 from fed_node.student.evaluation import score
@@ -86,7 +85,6 @@ def make_initial_models(plan: StudyPlan, teacher: CachedTeacher, proxy: Path, fo
     Raises:
         see fed_node.student.distil.distil.
     """
-    use_threads(plan.mentor.student_threads)
     pool = open_dataset(proxy)
     watch = Stopwatch(advance)
     result = distil(_config(plan), teacher, pool, watch)

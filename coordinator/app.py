@@ -1,0 +1,265 @@
+"""The composition root: the only place that builds stores, service, driver and server, and puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.config import CoordinatorSettings
+from coordinator.events import Event, Observer, PhaseEntered
+from coordinator.log import event_log
+from coordinator.metrics import Metrics, served
+from coordinator.phases.driver import Driver
+from coordinator.phases.phase import Context, PhaseLimits
+from coordinator.presence import Presence
+from coordinator.progress import Progress, TrafficMeter
+from coordinator.report import RoundReport, RunReport, read_report, write_report
+from coordinator.service import CoordinatorService, ServicePorts
+from coordinator.servicer import Servicer, start_server
+from coordinator.state import PhaseName, RunState
+from coordinator.store.journal import COORDINATOR, Journal, Transaction
+from coordinator.store.lock import state_lock
+from coordinator.store.models import ModelStore
+from coordinator.store.spool import Spool
+from coordinator.store.sqlite import SqliteJournal
+from fedmentor.clock import Clock, SystemClock
+from fedmentor.errors import BrokenStore, ConfigError
+from fedmentor.federation import RunManifest, manifest_from_bytes
+from fedmentor.identity.credentials import coordinator_credentials, peer_of_certificate
+from fedmentor.ids import Attempt, Round
+from fedmentor.models import write_atomically
+
+JOURNAL_FILE = "journal.sqlite"
+SPOOL_FOLDER = "spool"
+MODELS_FOLDER = "models"
+
+_REPORTED = frozenset({PhaseName.IDLE, PhaseName.EVALUATE, PhaseName.SHUTDOWN})
+"""Phases whose entering makes a new report: a round was published, or the run is over."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A coordinator without a transport: serve ``service``, and let one thread ``driver.drive()``."""
+
+    service: CoordinatorService
+    driver: Driver
+    journal: Journal
+
+    def report(self) -> RunReport:
+        """The run so far."""
+        return self.journal.run_tx("read_report", read_report)
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What an engine is built on.
+
+    Attributes:
+        state: folder for spool and models.
+        journal: where rounds are recorded.
+        clock: time for deadlines and records.
+        limits: the operator's time bounds.
+        observe: is told what happens.
+    """
+
+    state: Path
+    journal: Journal
+    clock: Clock
+    limits: PhaseLimits
+    observe: Observer
+
+
+def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engine:
+    """Begin a run, or take one up again where its journal stands.
+
+    Args:
+        model: folder of model 0; read only where the run begins.
+
+    Raises:
+        ConfigError: the state folder belongs to another run.
+        ModelError: the model is not the one that the manifest names.
+        BrokenStore: the disk failed.
+    """
+    journal = parts.journal
+    models = ModelStore(parts.state / MODELS_FOLDER, manifest.spec)
+    models.clean()
+    found = journal.run_tx("read_manifest", lambda tx: tx.manifest())
+    if found is None:
+        # First the model, then the run: a crash in between leaves a model that nobody refers to.
+        models.import_folder(model, manifest.initial_model)
+        journal.run_tx("create_run", lambda tx: _create_run(tx, manifest))
+    elif found != manifest:
+        raise ConfigError(
+            f"{parts.state} holds run {found.run} under another manifest", cure="give that manifest, or another --state folder"
+        )
+    spool = Spool(parts.state / SPOOL_FOLDER)
+    progress, presence, meter = Progress(journal, parts.clock), Presence(manifest.roster, parts.clock), TrafficMeter()
+    context = Context(manifest, parts.limits, journal, spool, models, presence, meter, parts.clock)
+    woken = threading.Event()
+    ports = ServicePorts(journal, spool, models, parts.clock, progress, presence, meter, parts.observe)
+    service = CoordinatorService(manifest, ports, woken.set)
+    driver = Driver(context, progress, service.notify, parts.observe, woken)
+    return Engine(service, driver, journal)
+
+
+def run_coordinator(
+    settings: CoordinatorSettings, show_round: Callable[[RoundReport, RunReport], None], show_start: Callable[[str, bool], None]
+) -> RunReport | None:
+    """Run one coordinator until its run is over, or until SIGTERM or SIGINT.
+
+    Args:
+        show_round: is given each round once it is published, and the last model's scores at the end.
+        show_start: is given the bound address and whether an earlier run goes on.
+
+    Returns:
+        The report of a run that is over, also where it was over before; None where it was stopped before that.
+
+    Raises:
+        ConfigError, ModelError, BrokenStore: see build_engine, coordinator_credentials and state_lock.
+        PortInUse: the address or the metrics port is taken.
+    """
+    manifest = read_manifest(settings.manifest)
+    settings.state.mkdir(parents=True, exist_ok=True)
+    clock = SystemClock()
+    with ExitStack() as stack:
+        stack.enter_context(state_lock(settings.state))
+        log = stack.enter_context(event_log(settings.log_file))
+        journal = stack.enter_context(_opened(settings.state, clock))
+        metrics = Metrics()
+        publisher = _Publisher(settings.state, journal, metrics, show_round)
+        observe = _all_of(log, metrics.observe, publisher.observe)
+        engine = build_engine(manifest, settings.model, EngineParts(settings.state, journal, clock, settings.limits, observe))
+        before = engine.report()
+        publisher.begin(before)
+        if before.outcome is not None:
+            return before
+        stack.enter_context(served(metrics, settings.metrics_port))
+        resumed = before.audit_records > 1
+        over = asyncio.run(_serve(engine, settings, clock, observe, lambda address: show_start(address, resumed)))
+        return engine.report() if over else None
+
+
+def read_manifest(path: Path) -> RunManifest:
+    """Read a manifest file.
+
+    Raises:
+        ConfigError: missing, or not a manifest.
+    """
+    try:
+        return manifest_from_bytes(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", cure="make one with `fedmentor coordinator manifest`"
+        ) from error
+
+
+async def _serve(
+    engine: Engine, settings: CoordinatorSettings, clock: Clock, observe: Observer, started: Callable[[str], None]
+) -> bool:
+    """Serve while the driver drives; True if the run is over, False if a signal came first."""
+    credentials = coordinator_credentials(settings.certificates, clock.now())
+    federation = peer_of_certificate(credentials.certificate).federation
+    loop, failures = asyncio.get_running_loop(), list[BrokenStore]()
+    sites = len(engine.service.manifest.roster)
+    # A site's call holds a thread only while it waits for the disk; the driver holds one for good.
+    loop.set_default_executor(ThreadPoolExecutor(2 * sites + 2, "coordinator"))
+
+    def broken(error: BrokenStore) -> None:
+        failures.append(error)
+        engine.driver.stop()
+
+    servicer = Servicer(engine.service, federation, settings.uploads_per_site, observe, broken)
+    server, address = await start_server(servicer, settings.listen, credentials, settings.calls_per_site * sites)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, engine.driver.stop)
+    try:
+        if settings.ready_file:
+            write_atomically(settings.ready_file, f"{address}\n".encode())
+        started(address)
+        over = await asyncio.to_thread(engine.driver.drive)
+    finally:
+        if settings.ready_file:
+            settings.ready_file.unlink(missing_ok=True)
+        engine.service.close()
+        await server.stop(settings.stop_grace_seconds)
+    if failures:
+        raise failures[0]
+    return over
+
+
+class _Publisher:
+    """Writes the report and shows the rounds that are new in it."""
+
+    def __init__(
+        self, state: Path, journal: Journal, metrics: Metrics, show_round: Callable[[RoundReport, RunReport], None]
+    ) -> None:
+        self._state = state
+        self._journal = journal
+        self._metrics = metrics
+        self._show_round = show_round
+        self._shown = 0
+
+    def begin(self, report: RunReport) -> None:
+        """Rounds before a restart are not shown again."""
+        self._shown = sum(entry.published is not None for entry in report.rounds)
+        self._publish(report)
+
+    def observe(self, event: Event) -> None:
+        """Report after transitions that change what people see."""
+        if not isinstance(event, PhaseEntered) or event.state.phase not in _REPORTED:
+            return
+        report = self._journal.run_tx("read_report", read_report)
+        self._publish(report)
+        over = event.state.phase is PhaseName.SHUTDOWN
+        done = [entry for entry in report.rounds if over or entry.published is not None]
+        for entry in done[self._shown :]:
+            self._show_round(entry, report)
+        self._shown = max(self._shown, len(done))
+
+    def _publish(self, report: RunReport) -> None:
+        write_report(self._state, report)
+        self._metrics.show(report)
+
+
+def _create_run(tx: Transaction, manifest: RunManifest) -> None:
+    tx.put_manifest(manifest)
+    tx.put_state(RunState(PhaseName.IDLE, Round(0), Attempt(1), manifest.initial_model))
+    fields = {"run": manifest.run, "manifest": manifest.digest, "model": manifest.initial_model}
+    tx.audit(COORDINATOR, "create_run", {**fields, "roster": " ".join(manifest.roster)})
+
+
+@contextmanager
+def _opened(state: Path, clock: Clock) -> Iterator[Journal]:
+    journal = SqliteJournal(state / JOURNAL_FILE, clock)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _all_of(*observers: Observer) -> Observer:
+    def observe(event: Event) -> None:
+        for one in observers:
+            one(event)
+
+    return observe
+
+
+def read_state(folder: Path) -> RunReport:
+    """The report of the run in a state folder, whether a coordinator is running on it or not.
+
+    Raises:
+        ConfigError: no coordinator has run there.
+        BrokenStore: the journal cannot be read.
+    """
+    journal = SqliteJournal(folder / JOURNAL_FILE, SystemClock(), read_only=True)
+    try:
+        return journal.run_tx("read_report", read_report)
+    finally:
+        journal.close()

@@ -1,0 +1,122 @@
+"""``fedmentor coordinator``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from coordinator.report import RoundReport, RunReport
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group()
+def coordinator() -> None:
+    """Run the rounds of a federation and publish its models."""
+
+
+@coordinator.command()
+@click.option("--manifest", type=_FILE, help="The run's rules, from `coordinator manifest`.")
+@click.option("--model", type=_FOLDER, help="Model 0: a folder with model.safetensors and model.json.")
+@click.option("--state", type=_FOLDER, help="Folder for journal, spool, models and report; the same one resumes a run.")
+@click.option("--certificates", type=_FOLDER, help="Folder with ca.pem and coordinator/.")
+@click.option("--listen", metavar="HOST:PORT", help="Address for the sites; port 0 takes a free one.  [default: 127.0.0.1:8443]")
+@click.option("--metrics", "metrics_port", type=int, metavar="PORT", help="Prometheus metrics on 127.0.0.1.")
+@click.option("--ready-file", type=_FILE, help="Written with the bound address once sites can connect.")
+@click.option("--log-file", type=_FILE, help="Where events go, instead of standard error.")
+@click.option("--straggler-grace", "straggler_grace_seconds", type=float, metavar="SECONDS", help="Wait for absent sites.")
+@click.option("--gather", "gather_seconds", type=float, metavar="SECONDS", help="Wait for a quorum of connected sites.")
+@click.option("--linger", "linger_seconds", type=float, metavar="SECONDS", help="Keep telling sites that the run is over.")
+@click.option("--config", type=_FILE, help="Settings in TOML; options win over it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: FBT001 - click passes by name
+    """Run a federation's rounds until the run is over.
+
+    Stop it with Ctrl-C or SIGTERM, or kill it: the same command goes on where it stood.
+    """
+    from coordinator.app import run_coordinator
+    from coordinator.config import settings_of
+    from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, QuorumMissed
+
+    settings = settings_of(config, arguments)
+    screen = _JsonScreen() if as_json else _TextScreen()
+    report = run_coordinator(settings, screen.show_round, screen.show_start)
+    if report is None:
+        click.echo(f"stopped; the same command goes on with the run in {settings.state}", err=True)
+        return EXIT_INTERRUPTED
+    screen.show_end(report, settings.state)
+    if report.outcome != "completed":
+        raise QuorumMissed(report.reason, cure="see why sites did not deliver, then begin a new run with another --state folder")
+    return EXIT_OK
+
+
+@coordinator.command()
+@click.option("--model", "folder", type=_FOLDER, required=True, help="Model 0: a folder with model.safetensors and model.json.")
+@click.option("--site", "sites", multiple=True, required=True, metavar="ID", help="A site; give one option a site.")
+@click.option("--rounds", type=int, required=True, help="Number of training rounds.")
+@click.option("--out", type=_FILE, required=True, help="Manifest file to write.")
+@click.option("--run", "name", default="run", show_default=True, help="Name of the run.")
+@click.option("--quorum", type=int, default=3, show_default=True, help="Fewest sites behind a published model.")
+@click.option("--local-epochs", type=int, help="Passes over a site's images a round.")
+@click.option("--batch", "batch_images", type=int, help="Images a step.")
+@click.option("--learning-rate", type=float, help="Step size of the local training.")
+@click.option("--seed", type=int, help="Seed of the run.")
+@click.option("--collect-seconds", type=float, help="How long a round waits for updates.")
+@click.option("--evaluate-seconds", type=float, help="How long the run waits for scores of the last model.")
+def manifest(folder: Path, sites: tuple[str, ...], out: Path, name: str, **options: Any) -> None:
+    """Write the rules of a run, which every site pins at first contact."""
+    from coordinator.manifests import make_manifest
+    from fedmentor.models import write_atomically
+
+    made = make_manifest(folder, name, sites, {key: value for key, value in options.items() if value is not None})
+    write_atomically(out, made.to_bytes() + b"\n")
+    click.echo(f"{out}: run {made.run}, {len(made.roster)} sites, {made.rounds} rounds, quorum {made.quorum}")
+    click.echo(f"manifest {made.digest}")
+
+
+@coordinator.command()
+@click.option("--state", "folder", type=_FOLDER, required=True, help="State folder of a coordinator, running or not.")
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
+def status(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
+    """Show where a run stands, from its journal."""
+    from coordinator.app import read_state
+    from coordinator.report import round_line
+
+    report = read_state(folder)
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+        return
+    standing = report.outcome or f"{report.phase}, round {report.round}, attempt {report.attempt}"
+    click.echo(f"run {report.run}: {standing}{f' ({report.reason})' if report.reason else ''}")
+    for entry in report.rounds:
+        click.echo(round_line(entry, report.total_rounds))
+
+
+class _TextScreen:
+    def show_start(self, address: str, resumed: bool) -> None:  # noqa: FBT001 - a callback
+        click.echo(f"{'going on with the run' if resumed else 'run begun'}, listening on {address}")
+
+    def show_round(self, entry: RoundReport, report: RunReport) -> None:
+        from coordinator.report import round_line
+
+        click.echo(round_line(entry, report.total_rounds))
+
+    def show_end(self, report: RunReport, state: Path) -> None:
+        click.echo(f"run {report.run} is finished: {report.outcome}; model {report.model} and report.json are in {state}")
+
+
+class _JsonScreen:
+    def show_start(self, address: str, resumed: bool) -> None:  # noqa: FBT001 - a callback
+        click.echo(json.dumps({"event": "listening", "address": address, "resumed": resumed}))
+
+    def show_round(self, entry: RoundReport, report: RunReport) -> None:
+        click.echo(json.dumps({"event": "round", "run": report.run, **entry.model_dump(mode="json")}))
+
+    def show_end(self, report: RunReport, state: Path) -> None:
+        fields = {"run": report.run, "outcome": report.outcome, "reason": report.reason, "model": report.model}
+        click.echo(json.dumps({"event": "finished", **fields, "state": str(state)}))

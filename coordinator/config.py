@@ -1,0 +1,88 @@
+"""Settings of a coordinator's operator: frozen, from TOML or arguments; unknown keys are refused; units stand in the names.
+
+The rules of a run are not here but in its manifest, which the sites pin.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coordinator.phases.phase import PhaseLimits
+from fedmentor.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class CoordinatorSettings(BaseModel):
+    """How one coordinator runs.
+
+    Attributes:
+        manifest: the run's rules, JSON.
+        model: folder of model 0.
+        state: folder for journal, spool, models and report; one coordinator at a time.
+        certificates: folder with ``ca.pem`` and ``coordinator/``.
+        listen: ``host:port``; port 0 takes a free one.
+        metrics_port: Prometheus metrics on loopback; 0 takes a free port, None has none.
+        ready_file: written with the bound address once sites can connect.
+        log_file: where events go; None is standard error.
+        gather_seconds, straggler_grace_seconds, linger_seconds: see coordinator.phases.phase.PhaseLimits.
+        stop_grace_seconds: how long calls under way may go on when the coordinator stops.
+        calls_per_site: concurrent calls that are allowed for each site of the roster, taken together.
+        uploads_per_site: concurrent uploads of one site.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: Path
+    model: Path
+    state: Path
+    certificates: Path
+    listen: str = Field("127.0.0.1:8443", pattern=r"^.+:[0-9]{1,5}$")
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    ready_file: Path | None = None
+    log_file: Path | None = None
+    gather_seconds: float = Field(86_400.0, gt=0)
+    straggler_grace_seconds: float = Field(30.0, ge=0)
+    linger_seconds: float = Field(30.0, ge=0)
+    stop_grace_seconds: float = Field(5.0, ge=0)
+    calls_per_site: int = Field(8, ge=2)
+    uploads_per_site: int = Field(2, ge=1)
+
+    @property
+    def limits(self) -> PhaseLimits:
+        """The phases' part."""
+        return PhaseLimits(self.gather_seconds, self.straggler_grace_seconds, self.linger_seconds)
+
+
+def settings_of(file: Path | None, arguments: dict[str, Any]) -> CoordinatorSettings:
+    """Settings from a TOML file and arguments; an argument that is not None wins.
+
+    Raises:
+        ConfigError: unreadable, or a key is unknown, missing or out of range.
+    """
+    values = _read(file) if file else {}
+    values |= {key: value for key, value in arguments.items() if value is not None}
+    try:
+        return CoordinatorSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"coordinator setting {where!r}: {first['msg']}", cure="see `fedmentor coordinator run --help`"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error

@@ -1,0 +1,75 @@
+"""What a coordinator tells its surroundings: typed events, from which the log and the metrics make theirs. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.state import RunState
+from fedmentor.federation import RoundRef
+from fedmentor.ids import Digest, RunId, SiteId
+
+
+@dataclass(frozen=True)
+class PhaseEntered:
+    """A transition is on disk."""
+
+    run: RunId
+    state: RunState
+
+
+@dataclass(frozen=True)
+class SiteConnected:
+    """A site opened its stream; ``superseded`` where it had another one open."""
+
+    site: SiteId
+    superseded: bool
+
+
+@dataclass(frozen=True)
+class SiteLeft:
+    """A site's stream ended."""
+
+    site: SiteId
+
+
+@dataclass(frozen=True)
+class UpdateAccepted:
+    """An update is on disk and its receipt may leave."""
+
+    site: SiteId
+    round: RoundRef
+    sha256: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class UpdateRefused:
+    """An update was not let in; ``kind`` is the error's class, ``reason`` its public sentence."""
+
+    site: SiteId
+    round: RoundRef
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScoresReported:
+    """A site scored the model of a round for the first time."""
+
+    site: SiteId
+    round: RoundRef
+    dice: float
+
+
+@dataclass(frozen=True)
+class CallFailed:
+    """A call raised something that is not for the caller's eyes; ``private`` has the traceback."""
+
+    call: str
+    site: SiteId | None
+    private: str
+
+
+Event = PhaseEntered | SiteConnected | SiteLeft | UpdateAccepted | UpdateRefused | ScoresReported | CallFailed
+Observer = Callable[[Event], None]

@@ -1,0 +1,33 @@
+"""Publish: make the aggregated model the model in force. Instant; one transaction ends the round and begins the next phase."""
+
+from __future__ import annotations
+
+from coordinator.phases.phase import Context, Moved, to_phase, transition
+from coordinator.progress import Moment
+from coordinator.state import PhaseName, PublishedRound
+from fedmentor.errors import BrokenStore
+from fedmentor.ids import Attempt, Round
+
+
+def publish(context: Context, moment: Moment) -> Moved:
+    """See the module.
+
+    Raises:
+        BrokenStore: the journal names no aggregated model.
+    """
+    state = moment.state
+    if state.pending is None:
+        raise BrokenStore("the journal is in the publish phase without a model to publish")
+    published = PublishedRound(
+        round=state.round,
+        attempt=state.attempt,
+        base_model=state.model,
+        model=state.pending,
+        seconds=moment.round_elapsed_s,
+        published_utc=context.clock.now().isoformat(),
+    )
+    following = Round(state.round + 1)
+    phase = PhaseName.EVALUATE if following == context.manifest.rounds else PhaseName.IDLE
+    to = to_phase(moment, phase, round=following, attempt=Attempt(1), model=state.pending, pending=None)
+    fields = {"model": published.model, "base_model": published.base_model}
+    return transition(context, moment, "publish_round", to, fields=fields, also=lambda tx: tx.put_round(published))

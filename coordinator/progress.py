@@ -1,0 +1,92 @@
+"""Where the run stands right now: the journal's state, and how long it has been so. Shared by the driver and the service.
+
+Deadlines run on monotonic time. What has elapsed is kept in the journal at every checkpoint, so a restart goes on with the time
+that was left; time in which no coordinator ran does not count, and the wall clock is never asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from coordinator.state import RunState, Traffic
+from coordinator.store.journal import Journal, Transaction
+from fedmentor.clock import Clock
+from fedmentor.ids import Round, SiteId
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A consistent look at the run.
+
+    Attributes:
+        state: as in the journal.
+        phase_elapsed_s: running time of the phase until now.
+        round_elapsed_s: running time of the round until now.
+        delivered: sites whose update is accepted in this attempt.
+        scored: sites that have scored this round's model.
+    """
+
+    state: RunState
+    phase_elapsed_s: float
+    round_elapsed_s: float
+    delivered: frozenset[SiteId]
+    scored: frozenset[SiteId]
+
+
+class Progress:
+    """The latest Moment; safe to share between threads."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._anchor_s = clock.monotonic_s()
+        self._latest = journal.run_tx("read_progress", _look)
+
+    def refresh(self) -> Moment:
+        """Read the journal again."""
+        with self._lock:
+            latest = self._journal.run_tx("read_progress", _look)
+            if latest.state != self._latest.state:
+                self._anchor_s = self._clock.monotonic_s()
+            self._latest = latest
+        return self.now()
+
+    def now(self) -> Moment:
+        """What was read last, with the times of now."""
+        with self._lock:
+            passed_s = self._clock.monotonic_s() - self._anchor_s
+            latest = self._latest
+        return replace(latest, phase_elapsed_s=latest.phase_elapsed_s + passed_s, round_elapsed_s=latest.round_elapsed_s + passed_s)
+
+
+def _look(tx: Transaction) -> Moment:
+    state = tx.state()
+    return Moment(
+        state=state,
+        phase_elapsed_s=state.phase_elapsed_s,
+        round_elapsed_s=state.round_elapsed_s,
+        delivered=frozenset(update.site for update in tx.updates(state.round, state.attempt)),
+        scored=frozenset(scores.site for scores in tx.scores() if scores.round == state.round),
+    )
+
+
+class TrafficMeter:
+    """Counts payload bytes in memory until a transaction takes them along; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[Round, SiteId], Traffic] = {}
+
+    def add(self, round_: Round, site: SiteId, *, up: int = 0, down: int = 0) -> None:
+        """Count bytes."""
+        with self._lock:
+            old = self._counts.get((round_, site), Traffic(round_, site))
+            self._counts[round_, site] = replace(old, bytes_up=old.bytes_up + up, bytes_down=old.bytes_down + down)
+
+    def drain(self) -> tuple[Traffic, ...]:
+        """What was counted since the last call."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        return tuple(counts.values())

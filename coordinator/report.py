@@ -1,0 +1,195 @@
+"""What a run has done so far, as one frozen value, written as JSON. Round r is about model r and the training from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from coordinator.state import AcceptedUpdate, PhaseName, PublishedRound, RunState, SiteScores, Traffic
+from coordinator.store.journal import Transaction
+from fedmentor.errors import BrokenStore
+from fedmentor.federation import RunManifest
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.models import write_atomically
+
+REPORT_FILE = "report.json"
+
+
+class SiteReport(BaseModel):
+    """One site's scores of one model; ``hd95`` in pixels at 256 x 256, None where undefined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    patients: int
+    images: int
+    dice: float
+    iou: float
+    hd95: float | None
+
+
+class RoundReport(BaseModel):
+    """Model r on the sites, and the training from it.
+
+    Attributes:
+        round: r; the last entry of a finished run has no training.
+        model: digest of model r.
+        dice, iou, hd95: means over sites, weighted by held-out patients; None before any site reported.
+        worst_site, worst_dice: the site on which the model does worst.
+        sites: scores of each site.
+        attempt: the attempt that succeeded.
+        accepted: sites whose update is in model r + 1.
+        weights: share of each of them; the shares sum to 1.
+        published: digest of model r + 1.
+        seconds: running time from opening to publication.
+        bytes_up, bytes_down: payload of each site.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    round: Round
+    model: Digest
+    dice: float | None = None
+    iou: float | None = None
+    hd95: float | None = None
+    worst_site: SiteId | None = None
+    worst_dice: float | None = None
+    sites: dict[SiteId, SiteReport] = {}
+    attempt: Attempt | None = None
+    accepted: tuple[SiteId, ...] = ()
+    weights: dict[SiteId, float] = {}
+    published: Digest | None = None
+    seconds: float | None = None
+    bytes_up: dict[SiteId, int] = {}
+    bytes_down: dict[SiteId, int] = {}
+
+
+class RunReport(BaseModel):
+    """A run so far.
+
+    Attributes:
+        phase, round, attempt: what is in force.
+        outcome: ``completed`` or ``failed``; None while the run goes on.
+        reason: why an attempt or the run failed.
+        model: digest of the model in force.
+        audit_records, audit_head: length and last hash of the audit chain, to be noted elsewhere.
+        rounds: finished rounds, then the one in force.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run: RunId
+    manifest: Digest
+    roster: tuple[SiteId, ...]
+    quorum: int
+    total_rounds: int
+    phase: str
+    round: Round
+    attempt: Attempt
+    outcome: str | None
+    reason: str
+    model: Digest
+    audit_records: int
+    audit_head: Digest | None
+    rounds: tuple[RoundReport, ...]
+
+
+def read_report(tx: Transaction) -> RunReport:
+    """The report of the run in a journal; for run_tx.
+
+    Raises:
+        BrokenStore: the journal holds no run.
+    """
+    manifest = tx.manifest()
+    if manifest is None:
+        raise BrokenStore("the journal holds no run yet")
+    state, published, scores, traffic = tx.state(), tx.rounds(), tx.scores(), tx.traffic()
+    rounds = [
+        round_report(done.round, done.base_model, scores, traffic, done, tx.updates(done.round, done.attempt)) for done in published
+    ]
+    if state.phase is not PhaseName.SHUTDOWN or any(score.round == state.round for score in scores):
+        rounds.append(round_report(state.round, state.model, scores, traffic))
+    audit = tx.audit_records()
+    return RunReport(
+        **_run_fields(manifest, state),
+        audit_records=len(audit),
+        audit_head=audit[-1].hash if audit else None,
+        rounds=tuple(rounds),
+    )
+
+
+def round_report(
+    round_: Round,
+    model: Digest,
+    scores: Iterable[SiteScores],
+    traffic: Iterable[Traffic],
+    done: PublishedRound | None = None,
+    updates: Sequence[AcceptedUpdate] = (),
+) -> RoundReport:
+    """One round out of the journal's rows; rows of other rounds are skipped."""
+    mine = {score.site: score for score in scores if score.round == round_}
+    bytes_ = [counted for counted in traffic if counted.round == round_]
+    worst = min(mine.values(), key=lambda score: (score.dice, score.site), default=None)
+    total = sum(update.weight_word for update in updates)
+    return RoundReport(
+        round=round_,
+        model=model,
+        dice=patient_mean({site: score.dice for site, score in mine.items()}, mine),
+        iou=patient_mean({site: score.iou for site, score in mine.items()}, mine),
+        hd95=patient_mean({site: score.hd95 for site, score in mine.items()}, mine),
+        worst_site=worst.site if worst else None,
+        worst_dice=worst.dice if worst else None,
+        sites={
+            site: SiteReport(patients=s.patients, images=s.images, dice=s.dice, iou=s.iou, hd95=s.hd95) for site, s in mine.items()
+        },
+        attempt=done.attempt if done else None,
+        accepted=tuple(update.site for update in updates),
+        weights={update.site: update.weight_word / total for update in updates},
+        published=done.model if done else None,
+        seconds=done.seconds if done else None,
+        bytes_up={counted.site: counted.bytes_up for counted in bytes_},
+        bytes_down={counted.site: counted.bytes_down for counted in bytes_},
+    )
+
+
+def patient_mean(values: Mapping[SiteId, float | None], scores: Mapping[SiteId, SiteScores]) -> float | None:
+    """Mean over sites weighted by held-out patients, leaving out sites without a value; None if none has one."""
+    known = [(value, scores[site].patients) for site, value in values.items() if value is not None]
+    patients = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / patients if patients else None
+
+
+def write_report(folder: Path, report: RunReport) -> None:
+    """Replace ``report.json`` in the state folder."""
+    write_atomically(folder / REPORT_FILE, (report.model_dump_json(indent=2) + "\n").encode())
+
+
+def round_line(report: RoundReport, total_rounds: int) -> str:
+    """One line for people: round, sites, Dice, worst site, bytes up, seconds."""
+    parts = [f"round {report.round}/{total_rounds}"]
+    if report.published:
+        parts.append(f"{len(report.accepted)} sites")
+    if report.dice is not None:
+        parts += [f"Dice {report.dice:.4f}", f"worst {report.worst_dice:.4f} ({report.worst_site})"]
+    else:
+        parts.append("no scores")
+    if report.published:
+        parts += [f"{sum(report.bytes_up.values()) / 1e6:.1f} MB up", f"{report.seconds:.1f} s"]
+    return "  ".join(parts)
+
+
+def _run_fields(manifest: RunManifest, state: RunState) -> dict[str, object]:
+    return {
+        "run": manifest.run,
+        "manifest": manifest.digest,
+        "roster": manifest.roster,
+        "quorum": manifest.quorum,
+        "total_rounds": manifest.rounds,
+        "phase": state.phase.value,
+        "round": state.round,
+        "attempt": state.attempt,
+        "outcome": state.outcome.value if state.outcome else None,
+        "reason": state.reason,
+        "model": state.model,
+    }

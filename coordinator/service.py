@@ -1,0 +1,201 @@
+"""What a coordinator does for its sites, without a transport. Synchronous and thread-safe: call it from any thread.
+
+Transports on top: coordinator.servicer (gRPC), fedmentor.testing.DirectLink (in process). Both supply ``site``, which they have
+from the peer's certificate or from the test; no method believes a name that came in a message.
+
+An update comes in three steps, all idempotent::
+
+    state = offer_update(site, header)                  # Offset: go on from here.  Receipt: it is already accepted
+    append_update(site, header, offset, data) ...       # from that offset, at most CHUNK_BYTES each
+    state = finish_update(site, header)                 # Receipt: it is on disk.  Offset: go on from here
+
+Directives come from a Subscription, which calls ``wake`` (from any thread) whenever ``poll`` may have something new; ``follow`` is
+the same as an asynchronous iterator. Every method refuses a site that is not on the roster with IdentityRefused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from math import isnan
+
+from coordinator.admission import check_site
+from coordinator.events import Observer, ScoresReported
+from coordinator.presence import Presence
+from coordinator.progress import Progress, TrafficMeter
+from coordinator.state import PhaseName, SiteScores
+from coordinator.store.journal import Journal, Transaction, site_actor
+from coordinator.store.models import ModelStore
+from coordinator.store.spool import Spool
+from coordinator.streams import Streams, Subscription
+from coordinator.uploads import Uploads
+from fedmentor.audit import Fields
+from fedmentor.clock import Clock
+from fedmentor.errors import RoundClosed, UpdateRejected
+from fedmentor.federation import Directive, Finished, ModelRef, Receipt, RunManifest, Scores, UpdateHeader, UpdateState
+from fedmentor.ids import SiteId
+
+
+@dataclass(frozen=True)
+class ServicePorts:
+    """Everything through which the service touches the world; ``observe`` is told what happens."""
+
+    journal: Journal
+    spool: Spool
+    models: ModelStore
+    clock: Clock
+    progress: Progress
+    presence: Presence
+    meter: TrafficMeter
+    observe: Observer
+
+
+class CoordinatorService:
+    """See the module.
+
+    Args:
+        manifest: the run's rules.
+        ports: the world.
+        wake_driver: called when the driver should look again.
+    """
+
+    def __init__(self, manifest: RunManifest, ports: ServicePorts, wake_driver: Callable[[], None]) -> None:
+        self._manifest = manifest
+        self._ports = ports
+        self._wake_driver = wake_driver
+        self._streams = Streams(manifest, ports.progress, ports.presence, ports.observe, wake_driver)
+        self._uploads = Uploads(manifest, ports.journal, ports.spool, ports.progress, ports.clock, ports.observe)
+
+    @property
+    def manifest(self) -> RunManifest:
+        """The run's rules."""
+        return self._manifest
+
+    def subscribe(self, site: SiteId, wake: Callable[[], None]) -> Subscription:
+        """Open the site's stream of directives. A site has one: an older one ends with CoordinatorUnreachable.
+
+        Raises:
+            CoordinatorUnreachable: the coordinator is stopping.
+        """
+        check_site(self._manifest, site)
+        return self._streams.subscribe(site, wake)
+
+    async def follow(self, site: SiteId) -> AsyncGenerator[Directive, None]:
+        """The site's directives, the manifest first; ends after Finished. Raises what ``subscribe`` and ``poll`` raise."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(changed.set)
+
+        subscription = self.subscribe(site, wake)
+        try:
+            while True:
+                changed.clear()
+                for directive in subscription.poll():
+                    yield directive
+                    if isinstance(directive, Finished):
+                        return
+                await changed.wait()
+        finally:
+            subscription.close()
+
+    def notify(self) -> None:
+        """The run has moved: wake every stream."""
+        self._streams.notify()
+
+    def close(self) -> None:
+        """End every stream and refuse new ones with CoordinatorUnreachable."""
+        self._streams.close()
+
+    def fetch_model(self, site: SiteId, model: ModelRef, offset: int) -> Iterator[bytes]:
+        """The bytes of the model in force from ``offset`` on, at most CHUNK_BYTES each, read as they are asked for.
+
+        Raises:
+            RoundClosed: the run has gone on to another model.
+            UpdateRejected: ``offset`` is outside the model.
+        """
+        check_site(self._manifest, site)
+        state = self._ports.progress.now().state
+        if model.digest != state.model:
+            raise RoundClosed("this coordinator no longer serves that model")
+        stored = self._ports.models.open(state.model)
+        if not 0 <= offset <= stored.size_bytes:
+            raise UpdateRejected(f"offset {offset} is outside the model's {stored.size_bytes} bytes")
+        for chunk in stored.chunks(offset):
+            self._ports.meter.add(state.round, site, down=len(chunk))
+            yield chunk
+
+    def offer_update(self, site: SiteId, header: UpdateHeader) -> UpdateState:
+        """Where to go on with an update, or its receipt.
+
+        An update whose bytes are all here already (from a failed attempt, or from before a crash) is accepted at once.
+
+        Raises:
+            RoundClosed, UpdateConflict, LimitExceeded, UpdateRejected: see coordinator.admission.
+        """
+        check_site(self._manifest, site)
+        return self._after(self._uploads.offer(site, header))
+
+    def append_update(self, site: SiteId, header: UpdateHeader, offset: int, data: bytes) -> None:
+        """Store the next bytes of an update that was offered.
+
+        Raises:
+            RoundClosed: the round closed in the meantime.
+            LimitExceeded: more than CHUNK_BYTES at once.
+            CoordinatorUnreachable: another stream of the site moved the end; offer the update again.
+        """
+        check_site(self._manifest, site)
+        self._uploads.append(site, header, offset, data)
+        self._ports.meter.add(header.round.round, site, up=len(data))
+
+    def finish_update(self, site: SiteId, header: UpdateHeader) -> UpdateState:
+        """Check a whole update, make it durable, accept it.
+
+        Returns:
+            The receipt; or where to go on, if bytes are missing, or were resumed and turned out damaged.
+
+        Raises:
+            RoundClosed, UpdateConflict, LimitExceeded, UpdateRejected: see coordinator.admission.
+            BrokenStore: it is not durable; nothing was accepted.
+        """
+        check_site(self._manifest, site)
+        return self._after(self._uploads.finish(site, header))
+
+    def report_scores(self, site: SiteId, scores: Scores) -> None:
+        """Keep a site's scores of the model of this round or an earlier one; a repeat is acknowledged and changes nothing.
+
+        Raises:
+            RoundClosed: the run is over, or the round has not begun.
+            UpdateRejected: the scored model is not that of the round.
+        """
+        check_site(self._manifest, site)
+        if self._ports.journal.run_tx("report_scores", lambda tx: self._keep_scores(tx, site, scores)):
+            self._ports.observe(ScoresReported(site, scores.round, scores.dice))
+            self._moved()
+
+    def _keep_scores(self, tx: Transaction, site: SiteId, scores: Scores) -> bool:
+        state, round_ = tx.state(), scores.round.round
+        if scores.round.run != self._manifest.run or state.phase is PhaseName.SHUTDOWN or not 0 <= round_ <= state.round:
+            raise RoundClosed(f"scores of round {round_} are not asked for")
+        models = {published.round: published.base_model for published in tx.rounds()} | {state.round: state.model}
+        if scores.model != models[round_]:
+            raise UpdateRejected(f"the scored model is not that of round {round_}")
+        hd95 = None if isnan(scores.hd95) else scores.hd95
+        counts = scores.patients, scores.images
+        kept = tx.put_scores(SiteScores(site, round_, scores.model, *counts, scores.dice, scores.iou, hd95))
+        if kept:
+            fields: Fields = {"round": round_, "model": scores.model, "patients": scores.patients, "dice": scores.dice}
+            tx.audit(site_actor(site), "report_scores", fields)
+        return kept
+
+    def _after(self, state: UpdateState) -> UpdateState:
+        if isinstance(state, Receipt):
+            self._moved()
+        return state
+
+    def _moved(self) -> None:
+        self._ports.progress.refresh()
+        self.notify()
+        self._wake_driver()

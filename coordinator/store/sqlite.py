@@ -1,0 +1,217 @@
+"""The journal on SQLite: WAL, synchronous=FULL, one connection, one writer; see coordinator.store.journal for the contract."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from coordinator.state import AcceptedUpdate, PhaseName, PublishedRound, RunState, SiteScores, Traffic
+from coordinator.store.journal import T, Transaction
+from fedmentor.audit import EMPTY, AuditRecord, Fields, Head, head_of, next_record
+from fedmentor.clock import Clock
+from fedmentor.errors import BrokenStore, ConfigError
+from fedmentor.federation import Outcome, Receipt, RoundRef, RunManifest, manifest_from_bytes
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+
+SCHEMA_VERSION = 1
+"""Kept in PRAGMA user_version; a journal of another version is refused, never guessed at."""
+
+BUSY_TIMEOUT_S = 5.0
+"""How long to wait for a reader (``coordinator status``) before a transaction counts as failed."""
+
+IN_MEMORY = ":memory:"
+
+
+class SqliteJournal:
+    """A journal in one SQLite file."""
+
+    def __init__(self, path: Path | str, clock: Clock, *, read_only: bool = False) -> None:
+        """Open or create the file; with ``read_only`` another process may be writing it, and writing raises BrokenStore.
+
+        Raises:
+            ConfigError: the file is a journal of another version, or ``read_only`` and not there.
+            BrokenStore: the file cannot be opened or is not a database.
+        """
+        if read_only and not Path(path).is_file():
+            raise ConfigError(f"{path} does not exist", cure="give the state folder of a coordinator that has run")
+        self._clock = clock
+        self._lock = threading.RLock()
+        target = f"{Path(path).resolve().as_uri()}?mode=ro" if read_only else str(path)
+        with _broken("open"):
+            self._connection = sqlite3.connect(
+                target, uri=read_only, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            if not read_only:
+                self._prepare()
+            self._check_version()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def run_tx(self, name: str, fn: Callable[[Transaction], T]) -> T:
+        """See Journal."""
+        with self._lock, _broken(name):
+            self._connection.execute("BEGIN")
+            try:
+                result = fn(_SqliteTransaction(self._connection, self._clock, name))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # After a failed COMMIT there may be nothing left to roll back.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return result
+
+    def close(self) -> None:
+        """See Journal."""
+        with self._lock:
+            self._connection.close()
+
+    def _prepare(self) -> None:
+        with _broken("open"):
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            empty = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if empty:
+            schema = files("coordinator.store").joinpath("schema.sql").read_text()
+            with _broken("create_schema"):
+                # One transaction: a crash leaves an empty file or a whole schema.
+                self._connection.executescript(f"BEGIN;\n{schema}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;")
+
+    def _check_version(self) -> None:
+        with _broken("open"):
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"the journal has schema version {version}, this program knows {SCHEMA_VERSION}",
+                cure="use the version of fedmentor that began the run",
+            )
+
+
+@contextmanager
+def _broken(name: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BrokenStore(
+            f"the journal failed in {name}: {error}", cure="check the disk of the state folder, then start again"
+        ) from error
+
+
+class _SqliteTransaction:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, name: str) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._name = name
+
+    def manifest(self) -> RunManifest | None:
+        row = self._connection.execute("SELECT manifest FROM run").fetchone()
+        return manifest_from_bytes(row[0]) if row else None
+
+    def put_manifest(self, manifest: RunManifest) -> None:
+        self._connection.execute("INSERT INTO run VALUES (1, ?, ?)", (manifest.run, manifest.to_bytes()))
+
+    def state(self) -> RunState:
+        row = self._connection.execute(
+            "SELECT phase, round, attempt, model, pending, phase_elapsed_s, round_elapsed_s, outcome, reason FROM run_state"
+        ).fetchone()
+        if row is None:
+            raise BrokenStore("the journal holds no run yet")
+        phase, round_, attempt, model, pending, phase_s, round_s, outcome, reason = row
+        return RunState(
+            phase=PhaseName(phase),
+            round=Round(round_),
+            attempt=Attempt(attempt),
+            model=Digest(model),
+            pending=Digest(pending) if pending else None,
+            phase_elapsed_s=phase_s,
+            round_elapsed_s=round_s,
+            outcome=Outcome(outcome) if outcome else None,
+            reason=reason,
+        )
+
+    def put_state(self, state: RunState) -> None:
+        outcome = state.outcome.value if state.outcome else None
+        values = (state.phase.value, state.round, state.attempt, state.model, state.pending)
+        times = (state.phase_elapsed_s, state.round_elapsed_s)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO run_state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, *times, outcome, state.reason, self._name),
+        )
+
+    def updates(self, round_: Round, attempt: Attempt) -> tuple[AcceptedUpdate, ...]:
+        rows = self._connection.execute(
+            "SELECT run.name, site, sha256, accepted_utc, size_bytes, weight_word FROM accepted_update, run"
+            " WHERE round = ? AND attempt = ? ORDER BY site",
+            (round_, attempt),
+        )
+        return tuple(
+            AcceptedUpdate(Receipt(RoundRef(RunId(run), round_, attempt), SiteId(site), Digest(sha256), utc), size, weight)
+            for run, site, sha256, utc, size, weight in rows
+        )
+
+    def put_update(self, update: AcceptedUpdate) -> None:
+        receipt = update.receipt
+        self._connection.execute(
+            "INSERT INTO accepted_update VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(receipt.round.round, receipt.round.attempt, receipt.site, receipt.sha256),
+                *(update.size_bytes, update.weight_word, receipt.accepted_utc),
+            ),
+        )
+
+    def scores(self) -> tuple[SiteScores, ...]:
+        rows = self._connection.execute(
+            "SELECT site, round, model, patients, images, dice, iou, hd95 FROM site_scores ORDER BY round, site"
+        )
+        return tuple(SiteScores(*row) for row in rows)
+
+    def put_scores(self, scores: SiteScores) -> bool:
+        values = (scores.round, scores.site, scores.model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95)
+        cursor = self._connection.execute(
+            "INSERT INTO site_scores VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (round, site) DO NOTHING", values
+        )
+        return cursor.rowcount == 1
+
+    def rounds(self) -> tuple[PublishedRound, ...]:
+        rows = self._connection.execute(
+            "SELECT round, attempt, base_model, model, seconds, published_utc FROM published_round ORDER BY round"
+        )
+        return tuple(PublishedRound(*row) for row in rows)
+
+    def put_round(self, published: PublishedRound) -> None:
+        values = (published.base_model, published.model, published.seconds, published.published_utc)
+        self._connection.execute(
+            "INSERT INTO published_round VALUES (?, ?, ?, ?, ?, ?)", (published.round, published.attempt, *values)
+        )
+
+    def traffic(self) -> tuple[Traffic, ...]:
+        rows = self._connection.execute("SELECT round, site, bytes_up, bytes_down FROM traffic ORDER BY round, site")
+        return tuple(Traffic(*row) for row in rows)
+
+    def add_traffic(self, traffic: Traffic) -> None:
+        self._connection.execute(
+            "INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT (round, site) DO UPDATE"
+            " SET bytes_up = bytes_up + excluded.bytes_up, bytes_down = bytes_down + excluded.bytes_down",
+            (traffic.round, traffic.site, traffic.bytes_up, traffic.bytes_down),
+        )
+
+    def audit(self, actor: str, event: str, fields: Fields) -> None:
+        record = next_record(self._head(), self._clock.now(), actor, event, fields)
+        values = (record.seq, record.prev_hash, record.utc, record.actor, record.event, record.fields, record.hash)
+        self._connection.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def audit_records(self) -> tuple[AuditRecord, ...]:
+        rows = self._connection.execute("SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq")
+        return tuple(AuditRecord(*row) for row in rows)
+
+    def _head(self) -> Head:
+        row = self._connection.execute(
+            "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        return head_of(AuditRecord(*row)) if row else EMPTY

@@ -1,0 +1,135 @@
+"""The sites' streams of directives, without a transport; thread-safe. One stream a site: the newest one counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from coordinator.directives import directive_for, same_order
+from coordinator.events import Observer, SiteConnected, SiteLeft
+from coordinator.presence import Presence
+from coordinator.progress import Progress
+from fedmentor.errors import CoordinatorUnreachable
+from fedmentor.federation import Directive, Finished, Manifest, RunManifest
+from fedmentor.ids import SiteId
+
+
+class Subscription:
+    """One site's stream; made by Streams.subscribe. ``wake`` is called, from any thread, when ``poll`` may have something new."""
+
+    def __init__(self, streams: Streams, site: SiteId, wake: Callable[[], None]) -> None:
+        self.site = site
+        self.wake = wake
+        self._streams = streams
+        self._last: Directive | None = None
+        self._ended: str | None = None
+
+    def poll(self) -> list[Directive]:
+        """What is new since the last call: the manifest and the directive in force at first, later at most one directive.
+
+        Raises:
+            CoordinatorUnreachable: this stream is over; open another one.
+        """
+        if self._ended:
+            raise CoordinatorUnreachable(self._ended)
+        directive = self._streams.directive(self.site)
+        if same_order(self._last, directive):
+            return []
+        first = self._last is None
+        self._last = directive
+        if isinstance(directive, Finished):
+            self._streams.told(self.site)
+        return [Manifest(self._streams.manifest), directive] if first else [directive]
+
+    def end(self, reason: str) -> None:
+        """Make the next poll fail; for Streams."""
+        self._ended = reason
+        self.wake()
+
+    def close(self) -> None:
+        """The transport is done with it; a second call does nothing."""
+        self._streams.forget(self)
+
+
+class Streams:
+    """All open streams of one run.
+
+    Args:
+        manifest: the run's rules.
+        progress: where the run stands.
+        presence: is told who comes and goes.
+        observe: is told the same, for the log.
+        wake_driver: called when the driver should look again.
+    """
+
+    def __init__(
+        self,
+        manifest: RunManifest,
+        progress: Progress,
+        presence: Presence,
+        observe: Observer,
+        wake_driver: Callable[[], None],
+    ) -> None:
+        self.manifest = manifest
+        self._progress = progress
+        self._presence = presence
+        self._observe = observe
+        self._wake_driver = wake_driver
+        self._lock = threading.Lock()
+        self._open: dict[SiteId, Subscription] = {}
+        self._closed = False
+
+    def subscribe(self, site: SiteId, wake: Callable[[], None]) -> Subscription:
+        """Open the stream of a site on the roster; an older one of it ends with CoordinatorUnreachable.
+
+        Raises:
+            CoordinatorUnreachable: the coordinator is stopping.
+        """
+        subscription = Subscription(self, site, wake)
+        with self._lock:
+            if self._closed:
+                raise CoordinatorUnreachable("the coordinator is stopping")
+            older = self._open.get(site)
+            self._open[site] = subscription
+            # Inside the lock, so that the end of the older stream cannot come in between.
+            self._presence.arrive(site)
+        if older:
+            older.end("a newer stream of this site was opened")
+        self._observe(SiteConnected(site, superseded=older is not None))
+        self._wake_driver()
+        return subscription
+
+    def directive(self, site: SiteId) -> Directive:
+        """The directive that is in force for a site."""
+        return directive_for(self.manifest, self._progress.now(), site)
+
+    def told(self, site: SiteId) -> None:
+        """The site was given its Finished."""
+        self._presence.tell(site)
+        self._wake_driver()
+
+    def forget(self, subscription: Subscription) -> None:
+        """A transport let go of a stream."""
+        site = subscription.site
+        with self._lock:
+            if self._open.get(site) is not subscription:
+                return
+            del self._open[site]
+            self._presence.leave(site)
+        self._observe(SiteLeft(site))
+        self._wake_driver()
+
+    def notify(self) -> None:
+        """The run has moved: wake every stream."""
+        with self._lock:
+            subscriptions = list(self._open.values())
+        for subscription in subscriptions:
+            subscription.wake()
+
+    def close(self) -> None:
+        """End every stream and refuse new ones."""
+        with self._lock:
+            self._closed = True
+            subscriptions = list(self._open.values())
+        for subscription in subscriptions:
+            subscription.end("the coordinator is stopping")

@@ -1,0 +1,89 @@
+"""Composition root of the node: the only place that makes its adapters."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+
+from fed_node.config import NodeConfig
+from fed_node.events import Observer
+from fed_node.link import GrpcLink
+from fed_node.mailbox import ThreadedMailbox
+from fed_node.outbox_store import SqliteOutbox
+from fed_node.session import Session, SessionPolicy, SessionPorts
+from fed_node.trainer import LocalTrainer
+from fedmentor.clock import SystemClock
+from fedmentor.federation import Finished
+from fedmentor.identity.credentials import site_credentials
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run_node(config: NodeConfig, observe: Observer, stop: threading.Event) -> Finished | None:
+    """Take part in the coordinator's run until it is over or ``stop`` is set.
+
+    Everything that can be wrong at this site is found before the first connection: certificate, state folder, data.
+
+    Args:
+        config: settings.
+        observe: is told what happens; called on this thread.
+        stop: another thread or a signal handler sets it to end the node after its current step.
+
+    Returns:
+        How the run ended; None where the node was stopped before that.
+
+    Raises:
+        ConfigError: certificate, key or state folder cannot be used.
+        IdentityRefused: the certificate is another site's.
+        DataError: the site's data cannot be used.
+        FedMentorError: see Session.run.
+    """
+
+    def pause(seconds: float) -> None:
+        stop.wait(seconds)
+
+    clock = SystemClock()
+    site_credentials(config.certificates, config.site_id, clock.now())
+    outbox = SqliteOutbox(config.state)
+    try:
+        trainer = load_trainer(config)
+        link = GrpcLink(config.coordinator, lambda: site_credentials(config.certificates, config.site_id, clock.now()))
+        # Breaks a call that is under way, so that a stopped node does not wait for a silent coordinator.
+        threading.Thread(target=_close_when, args=(stop, link), name="stop", daemon=True).start()
+        ports = SessionPorts(
+            link=link,
+            open_mailbox=lambda stream: ThreadedMailbox(stream, clock),
+            trainer=trainer,
+            outbox=outbox,
+            clock=clock,
+            pause=pause,
+            jitter=random.SystemRandom().random,
+            stopping=stop.is_set,
+            observe=observe,
+        )
+        policy = SessionPolicy(config.limits, config.give_up_seconds, config.first_retry_seconds, config.longest_retry_seconds)
+        try:
+            return Session(config.site_id, ports, policy).run()
+        finally:
+            link.close()
+    finally:
+        outbox.close()
+
+
+def load_trainer(config: NodeConfig) -> LocalTrainer:
+    """Read the site's data for the student. Torch is imported here and not before: it sizes its thread pools while it is imported.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(config.threads)
+    from fed_node.student_trainer import StudentTrainer  # noqa: PLC0415 - after the thread variables are set
+
+    return StudentTrainer(config.data, config.site_id, config.threads)
+
+
+def _close_when(stop: threading.Event, link: GrpcLink) -> None:
+    stop.wait()
+    link.close()

@@ -1,0 +1,103 @@
+"""``fedmentor node``: a site's part in a federation."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fed_node.events import Observer
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def node() -> None:
+    """Take part in a federation with the data of this site."""
+
+
+@node.command()
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file; options below win over it."
+)
+@click.option("--site", help="Name of this site.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Where the coordinator listens.")
+@click.option("--certificates", type=FOLDER, help="Folder with ca.pem and sites/SITE/.")
+@click.option("--data", type=FOLDER, help="Dataset folder of this site, with a column split.")
+@click.option("--state", type=FOLDER, help="The node's own folder; keep it between starts.")
+@click.option("--threads", type=int, help="CPU threads for training.  [default: 1]")
+@click.option("--give-up-seconds", type=float, help="How long the coordinator may be away.  [default: 600]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output.")
+def run(config: Path | None, *, as_json: bool, **arguments: Any) -> int:
+    """Train and score until the run is over; one line a round.
+
+    Connects outwards only. What this site finished and the coordinator did not acknowledge stays in the state folder and is sent
+    first at the next start.
+
+    \b
+    Exit codes: 0 the run is complete; 2 usage; 3 settings, certificate or data cannot be used;
+    4 refused by policy, here or by the coordinator, or the run failed; 5 coordinator unreachable;
+    70 disk or program broke; 130 stopped by a signal.
+    """
+    # Heavy imports here: --help loads no grpc and no numpy.
+    from fed_node.app import run_node
+    from fed_node.config import node_config
+    from fedmentor.federation import Outcome
+
+    settings = node_config(config, arguments)
+    stop = threading.Event()
+    with _signals(stop):
+        finished = run_node(settings, _observer(settings.site, as_json=as_json), stop)
+    if finished is None:
+        click.echo("stopped before the run was over; what was not acknowledged is kept in the state folder", err=True)
+        return EXIT_INTERRUPTED
+    if finished.outcome is Outcome.COMPLETED:
+        return EXIT_OK
+    click.echo(f"error: the run failed: {finished.reason}", err=True)
+    return EXIT_POLICY
+
+
+def _observer(site: str, *, as_json: bool) -> Observer:
+    """Lines for people or scripts on standard output, every event as a structured line on standard error."""
+    from fed_node.events import RunOver, SessionEvent
+    from fed_node.lines import RoundLines, over_line
+    from fed_node.log import event_log
+
+    lines, log = RoundLines(), event_log(site)
+
+    def observe(event: SessionEvent) -> None:
+        log(event)
+        line = lines.line(event)
+        if line is not None:
+            click.echo(line.json() if as_json else line.text())
+        if isinstance(event, RunOver) and as_json:
+            click.echo(over_line(event))
+
+    return observe
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the node to stop; a second one ends it the hard way."""
+
+    def ask(number: int, _frame: object) -> None:
+        signal.signal(number, previous[signal.Signals(number)])
+        stop.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        sys.stdout.flush()

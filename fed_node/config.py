@@ -1,0 +1,122 @@
+"""The settings of one site's node, read once: a TOML file, command-line arguments over it, unknown keys refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fed_node.rules import PlanLimits
+from fedmentor.errors import ConfigError, FedMentorError
+from fedmentor.ids import SiteId, site_id
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+def _site(text: str) -> SiteId:
+    try:
+        return site_id(text)
+    except ConfigError as error:
+        raise ValueError(error.message) from error
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError("expected HOST:PORT")
+    return text
+
+
+class NodeConfig(BaseModel):
+    """One site's node.
+
+    Attributes:
+        site: this site's name; the certificate must carry the same.
+        coordinator: ``host:port``; the host must be one of those in the coordinator's certificate.
+        certificates: folder with ``ca.pem`` and ``sites/SITE/{certificate,key}.pem``.
+        data: dataset folder whose table has a column ``split`` (``train`` or ``held_out``).
+        state: the node's own folder: outbox and lock. Keep it between starts.
+        threads: CPU threads for training; processes that share cores must share them out.
+        give_up_seconds: how long the coordinator may be unreachable before the node ends with exit code 5.
+        first_retry_seconds, longest_retry_seconds: bounds of the doubling pause between tries.
+        max_rounds, max_local_epochs: most that a run may ask of this site.
+        min_quorum: fewest sites behind a model that this site wants to be part of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: Annotated[str, AfterValidator(_site)]
+    coordinator: Annotated[str, AfterValidator(_address)]
+    certificates: Path
+    data: Path
+    state: Path
+    threads: int = Field(1, ge=1, le=1024)
+    give_up_seconds: float = Field(600.0, gt=0)
+    first_retry_seconds: float = Field(0.5, gt=0)
+    longest_retry_seconds: float = Field(30.0, gt=0)
+    max_rounds: int = Field(10_000, ge=1)
+    max_local_epochs: int = Field(100, ge=1)
+    min_quorum: int = Field(2, ge=1)
+
+    @property
+    def site_id(self) -> SiteId:
+        """The site's checked name."""
+        return SiteId(self.site)
+
+    @property
+    def limits(self) -> PlanLimits:
+        """What a manifest may ask for."""
+        return PlanLimits(rounds=self.max_rounds, local_epochs=self.max_local_epochs, quorum=self.min_quorum)
+
+
+def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
+    """Settings from a file and from arguments; an argument that is not None wins.
+
+    Paths in the file are relative to the file, paths in arguments to the working folder.
+
+    Raises:
+        ConfigError: names the first missing, unknown or wrong setting.
+    """
+    values = _from_file(file) if file is not None else {}
+    values |= {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return NodeConfig.model_validate(values)
+    except ValidationError as error:
+        raise _first_fault(error, file) from error
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            values = tomllib.loads(stream.read(MAX_CONFIG_BYTES).decode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read", cure="give a TOML file; deploy/ has samples") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    for name in ("certificates", "data", "state"):
+        if isinstance(values.get(name), str):
+            values[name] = file.resolve().parent / values[name]
+    return values
+
+
+def _first_fault(error: ValidationError, file: Path | None) -> FedMentorError:
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    where = f" in {file}" if file is not None else ""
+    match fault["type"]:
+        case "missing":
+            return ConfigError(
+                f"the node's setting {name!r} is missing", cure=f"add it to the file or give --{name.replace('_', '-')}"
+            )
+        case "extra_forbidden":
+            return ConfigError(f"{name!r}{where} is not a setting of the node", cure="remove it, or look for a typing error")
+        case _:
+            return ConfigError(f"the node's setting {name!r}{where} is wrong: {fault['msg'].removeprefix('Value error, ')}")

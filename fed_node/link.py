@@ -1,0 +1,174 @@
+"""The line to the coordinator over gRPC and mutual TLS; the one file of the node that knows gRPC. See CoordinatorLink.
+
+Every call has a deadline. After a failure the channel is closed and the next call makes a new one, with credentials read again:
+gRPC for Python cannot reload a certificate in an open channel (grpc/grpc issue 41779), so this is also how a renewed one comes in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+
+from fedmentor import __version__
+from fedmentor.errors import CoordinatorUnreachable
+from fedmentor.federation import (
+    CHUNK_BYTES,
+    Directive,
+    DirectiveStream,
+    ModelRef,
+    Offset,
+    Receipt,
+    Scores,
+    UpdateHeader,
+    UpdateState,
+)
+from fedmentor.wire import codec
+from fedmentor.wire.channel import Credentials, client_channel
+from fedmentor.wire.status import error_from_call
+from fedmentor.wire.v1 import federation_pb2 as pb
+from fedmentor.wire.v1.federation_pb2_grpc import FederationStub
+
+SHORT_CALL_SECONDS: Final = 30.0
+"""Deadline of calls of a few hundred bytes."""
+
+TRANSFER_SECONDS: Final = 300.0
+"""Deadline of one model or update transfer; a slower line goes on from the offset in the next call."""
+
+STREAM_SECONDS: Final = 3600.0
+"""A stream of directives is renewed after this long, so that no proxy's idle rule decides when."""
+
+IDLE_TRANSFERS: Final = 3
+"""Transfers without a single new byte after which the line counts as broken."""
+
+
+class GrpcLink:
+    """See CoordinatorLink. Calls may come from several threads; ``close`` breaks those that are under way.
+
+    Args:
+        address: ``host:port`` of the coordinator.
+        credentials: reads this site's certificate, key and the authority's certificate; called for every new channel.
+    """
+
+    def __init__(self, address: str, credentials: Callable[[], Credentials]) -> None:
+        self._address = address
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+
+    def follow(self) -> DirectiveStream:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            return _GrpcStream(stub.Follow(pb.FollowRequest(software=f"fedmentor {__version__}"), timeout=STREAM_SECONDS))
+
+    def fetch_model(self, model: ModelRef) -> bytes:
+        """See CoordinatorLink; goes on from the last byte where a transfer broke."""
+        data = bytearray()
+        idle = 0
+        while len(data) < model.size_bytes:
+            before = len(data)
+            try:
+                self._fetch_from(model, data)
+            except CoordinatorUnreachable:
+                if len(data) == before:
+                    raise
+            idle = 0 if len(data) > before else idle + 1
+            if idle >= IDLE_TRANSFERS:
+                raise CoordinatorUnreachable("the coordinator ends every transfer of the model before its end")
+        return bytes(data)
+
+    def send_update(self, header: UpdateHeader, words: bytes) -> Receipt:
+        """See CoordinatorLink; goes on from the last byte that the coordinator has stored."""
+        stored = -1
+        idle = 0
+        while idle < IDLE_TRANSFERS:
+            state = self._offer(header)
+            if isinstance(state, Offset):
+                state = self._send_from(header, words, state.bytes_stored)
+            if isinstance(state, Receipt):
+                return state
+            idle = 0 if state.bytes_stored > stored else idle + 1
+            stored = max(stored, state.bytes_stored)
+        raise CoordinatorUnreachable("the coordinator ends every transfer of the update before its end")
+
+    def report_scores(self, scores: Scores) -> None:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            stub.ReportScores(codec.scores_to_wire(scores), timeout=SHORT_CALL_SECONDS)
+
+    def close(self) -> None:
+        """Break calls that are under way and refuse later ones with CoordinatorUnreachable; from any thread, repeatable."""
+        with self._lock:
+            self._closed = True
+        self._drop_channel()
+
+    def _fetch_from(self, model: ModelRef, data: bytearray) -> None:
+        """Append what one transfer brings to ``data``: memory grows with what arrived, not with what was declared."""
+        with self._calls() as stub:
+            request = pb.FetchModelRequest(model=codec.model_to_wire(model), offset=len(data))
+            for chunk in stub.FetchModel(request, timeout=TRANSFER_SECONDS):
+                data += codec.check_chunk(chunk, len(data), model.size_bytes - len(data))
+
+    def _offer(self, header: UpdateHeader) -> UpdateState:
+        with self._calls() as stub:
+            return codec.state_from_wire(stub.OfferUpdate(codec.header_to_wire(header), timeout=SHORT_CALL_SECONDS))
+
+    def _send_from(self, header: UpdateHeader, words: bytes, start: int) -> UpdateState:
+        with self._calls() as stub:
+            return codec.state_from_wire(stub.SendUpdate(_parts(header, words, start), timeout=TRANSFER_SECONDS))
+
+    @contextmanager
+    def _calls(self) -> Iterator[FederationStub]:
+        """A stub on the open channel; a failed call drops the channel and leaves as one of our errors."""
+        try:
+            yield FederationStub(self._open_channel())
+        except grpc.RpcError as error:
+            mapped = error_from_call(error)
+            if isinstance(mapped, CoordinatorUnreachable):
+                self._drop_channel()
+            raise mapped from error
+
+    def _open_channel(self) -> grpc.Channel:
+        with self._lock:
+            if self._closed:
+                raise CoordinatorUnreachable("this node has closed its line to the coordinator")
+            if self._channel is None:
+                self._channel = client_channel(self._address, self._credentials())
+            return self._channel
+
+    def _drop_channel(self) -> None:
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+
+class _GrpcStream:
+    """See DirectiveStream."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __iter__(self) -> DirectiveStream:
+        return self
+
+    def __next__(self) -> Directive:
+        try:
+            return codec.directive_from_wire(next(self._call))
+        except grpc.RpcError as error:
+            raise error_from_call(error) from error
+
+    def cancel(self) -> None:
+        """See DirectiveStream."""
+        self._call.cancel()
+
+
+def _parts(header: UpdateHeader, words: bytes, start: int) -> Iterator[pb.UpdatePart]:
+    """The header, then the bytes from ``start`` in chunks."""
+    yield pb.UpdatePart(header=codec.header_to_wire(header))
+    for offset in range(start, len(words), CHUNK_BYTES):
+        yield pb.UpdatePart(chunk=codec.chunk_to_wire(offset, words[offset : offset + CHUNK_BYTES]))

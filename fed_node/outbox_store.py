@@ -1,0 +1,238 @@
+"""The outbox on disk: one SQLite database in the site's state folder, and a lock that keeps a second node out of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from fed_node.outbox import (
+    OutboxEntry,
+    UpdateStage,
+    refuse_missing_update,
+    refuse_other_manifest,
+    refuse_second_update,
+    same_update,
+)
+from fedmentor.errors import BrokenStore, ConfigError
+from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.tensors import sha256_hex
+
+DATABASE_FILE = "outbox.sqlite"
+LOCK_FILE = "node.lock"
+SCHEMA_FILE = "outbox.sql"
+SCHEMA_VERSION = 1
+
+PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    # A commit is on disk before it returns: what was put is there after kill -9 and after a power cut.
+    "PRAGMA synchronous = FULL",
+    # Deleted words are overwritten: an update is derived from patients.
+    "PRAGMA secure_delete = ON",
+)
+
+_COLUMNS = (
+    "u.run, u.round, u.attempt, u.sha256, u.size_bytes, u.base_model, u.words, u.stage, u.reason, r.site, r.sha256, r.accepted_utc "
+    "FROM update_entry u LEFT JOIN receipt r ON (r.run, r.round, r.attempt) = (u.run, u.round, u.attempt)"
+)
+
+
+class SqliteOutbox:
+    """See fed_node.outbox.Outbox. Belongs to the thread that made it.
+
+    Args:
+        folder: the site's state folder; made, readable for its owner only, if it is not there.
+
+    Raises:
+        ConfigError: another node uses the folder, or another version of this program wrote it.
+        BrokenStore: the disk or the database failed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"the state folder {folder} cannot be used: {error.strerror}", cure="name a folder that this user owns"
+            ) from error
+        try:
+            self._take_lock(folder)
+            self._database = _open(folder / DATABASE_FILE)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def pin(self, manifest: RunManifest) -> None:
+        """See Outbox."""
+        with self._transaction():
+            self._database.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?)", (manifest.run, manifest.to_bytes()))
+            (pinned,) = self._database.execute("SELECT json FROM manifest WHERE run = ?", (manifest.run,)).fetchone()
+            if pinned != manifest.to_bytes():
+                raise refuse_other_manifest(manifest.run)
+
+    def put(self, header: UpdateHeader, words: bytes) -> OutboxEntry:
+        """See Outbox."""
+        ref = header.round
+        with self._transaction():
+            stored = self.find(ref)
+            if stored is not None:
+                if not same_update(stored.header, header):
+                    raise refuse_second_update(ref)
+                return stored
+            self._database.execute("UPDATE update_entry SET words = x'' WHERE run = ? AND round < ?", (ref.run, ref.round))
+            self._database.execute(
+                "INSERT INTO update_entry (run, round, attempt, sha256, size_bytes, base_model, words, stage, reason) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, 'ready', '')",
+                (ref.run, ref.round, ref.attempt, header.sha256, header.size_bytes, header.base_model, words),
+            )
+        return OutboxEntry(header, words)
+
+    def find(self, ref: RoundRef) -> OutboxEntry | None:
+        """See Outbox."""
+        with _mapped():
+            row = self._database.execute(f"SELECT {_COLUMNS} WHERE u.run = ? AND u.round = ?", (ref.run, ref.round)).fetchone()
+        return _entry(row) if row else None
+
+    def ready(self) -> tuple[OutboxEntry, ...]:
+        """See Outbox."""
+        with _mapped():
+            rows = self._database.execute(
+                f"SELECT {_COLUMNS} WHERE u.stage = 'ready' AND length(u.words) > 0 ORDER BY u.seq"
+            ).fetchall()
+        return tuple(_entry(row) for row in rows)
+
+    def readdress(self, ref: RoundRef) -> OutboxEntry:
+        """See Outbox."""
+        with self._transaction():
+            stored = self.find(ref)
+            if stored is None or not stored.words:
+                raise refuse_missing_update(ref)
+            self._database.execute(
+                "UPDATE update_entry SET attempt = ?, stage = 'ready', reason = '' WHERE run = ? AND round = ?",
+                (ref.attempt, ref.run, ref.round),
+            )
+        return OutboxEntry(replace(stored.header, round=ref), stored.words)
+
+    def mark_receipted(self, receipt: Receipt) -> None:
+        """See Outbox."""
+        ref = receipt.round
+        with self._transaction():
+            found = self._database.execute(
+                "UPDATE update_entry SET attempt = ?, stage = 'receipted', reason = '' "
+                "WHERE run = ? AND round = ? AND stage != 'receipted'",
+                (ref.attempt, ref.run, ref.round),
+            )
+            if found.rowcount:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO receipt VALUES (?, ?, ?, ?, ?, ?)",
+                    (ref.run, ref.round, ref.attempt, receipt.site, receipt.sha256, receipt.accepted_utc),
+                )
+
+    def mark_dropped(self, ref: RoundRef, reason: str) -> None:
+        """See Outbox."""
+        with self._transaction():
+            self._database.execute(
+                "UPDATE update_entry SET stage = 'dropped', reason = ? WHERE run = ? AND round = ? AND stage = 'ready'",
+                (reason, ref.run, ref.round),
+            )
+
+    def last_receipt(self, run: RunId) -> RoundRef | None:
+        """See Outbox."""
+        with _mapped():
+            row = self._database.execute(
+                "SELECT round, attempt FROM receipt WHERE run = ? ORDER BY round DESC, attempt DESC LIMIT 1", (run,)
+            ).fetchone()
+        return RoundRef(run, Round(row[0]), Attempt(row[1])) if row else None
+
+    def retire(self, run: RunId) -> None:
+        """See Outbox."""
+        with self._transaction():
+            self._database.execute("UPDATE update_entry SET words = x'' WHERE run = ?", (run,))
+
+    def close(self) -> None:
+        """See Outbox."""
+        with _mapped():
+            self._database.close()
+        os.close(self._lock)
+
+    def _take_lock(self, folder: Path) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another node works in the state folder {folder}", cure="stop it, or give this site its own folder"
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _mapped():
+            self._database.execute("BEGIN IMMEDIATE")
+        try:
+            with _mapped():
+                yield
+                # After a failed commit nothing is known about the disk: the caller gets BrokenStore and must not send.
+                self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """The one place where SQLite's errors become ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BrokenStore(
+            f"the site's outbox failed: {error}", cure="check the disk of the state folder, then start the node again"
+        ) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    with _mapped():
+        database = sqlite3.connect(path, isolation_level=None)
+    try:
+        with _mapped():
+            _prepare(database, path)
+        path.chmod(0o600)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    for pragma in PRAGMAS:
+        database.execute(pragma)
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        schema = files("fed_node").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+        # One transaction: a crash leaves version 0 and no table.
+        database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} was written by another version of this program", cure="use the version that made it, or a new state folder"
+        )
+
+
+def _entry(row: tuple[str, int, int, str, int, str, bytes, str, str, str | None, str, str]) -> OutboxEntry:
+    run, number, attempt, sha256, size_bytes, base_model, words, stage, reason, site, receipt_sha256, accepted_utc = row
+    if words and sha256_hex([words]) != sha256:
+        raise BrokenStore(f"the stored update of round {number} is damaged", cure="check the disk of the state folder")
+    ref = RoundRef(RunId(run), Round(number), Attempt(attempt))
+    held = stage == UpdateStage.RECEIPTED.value and site is not None
+    return OutboxEntry(
+        header=UpdateHeader(ref, Digest(sha256), size_bytes, Digest(base_model)),
+        words=words,
+        stage=UpdateStage(stage),
+        receipt=Receipt(ref, SiteId(site), Digest(receipt_sha256), accepted_utc) if held and site is not None else None,
+        reason=reason,
+    )

@@ -1,0 +1,333 @@
+"""A site's part in a run, as a state machine. It does no I/O but through its ports.
+
+::
+
+    away ──connect──► greeting ──Manifest (checked, pinned)──► joined ──Finished──► over
+      ▲   (outbox first)                                        │  ▲
+      └──── link broke: exponential backoff with jitter ◄───────┤  └── Train, Evaluate, Wait
+            longer than give_up_seconds: CoordinatorUnreachable ┘
+
+Train, step by step (``Session._train``)::
+
+    1 guard     directive fits the manifest; not behind the last receipt
+    2 known?    the outbox has an update of this round from the same model: send those bytes again, never train twice
+    3 fetch     model; its digest must be the one that was named
+    4 evaluate  on the held-out patients; report the scores
+    5 train     until done, or deadline, or nobody waits for it any more, or this node is stopped
+    6 quantise  clip, weight, ring words (fedmentor.secagg.ring)
+    7 outbox    on disk before a byte is sent
+    8 send      through ``_deliver``, the only place where an update leaves the site; keep the receipt
+
+Whatever happens between two steps, doing the directive again is safe: 1 to 5 change nothing, 7 and 8 are idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fed_node.events import Delivered, Joined, LinkLost, Observer, RunOver, Scored, Skipped, Trained, Waiting
+from fed_node.mailbox import Arrived, Mailbox, OpenMailbox
+from fed_node.outbox import Outbox, OutboxEntry, UpdateStage
+from fed_node.rules import (
+    PlanLimits,
+    check_directive,
+    check_manifest,
+    check_model,
+    check_not_older,
+    check_receipt,
+    check_same_base,
+)
+from fed_node.trainer import LocalScores, LocalTrainer, TrainedUpdate, local_seed
+from fedmentor.clock import Clock
+from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
+from fedmentor.federation import (
+    CoordinatorLink,
+    Evaluate,
+    Finished,
+    Manifest,
+    ModelRef,
+    RoundRef,
+    RunManifest,
+    Scores,
+    Train,
+    UpdateHeader,
+    Wait,
+)
+from fedmentor.ids import Digest, SiteId
+from fedmentor.secagg.ring import quantise
+from fedmentor.tensors import FloatVector, sha256_hex
+
+
+@dataclass(frozen=True)
+class SessionPorts:
+    """Everything through which a session touches the world.
+
+    Attributes:
+        link: line to the coordinator.
+        open_mailbox: turns an open stream into a mailbox.
+        trainer: the student on this site's data.
+        outbox: durable memory.
+        clock: monotonic time for deadlines and backoff.
+        pause: sleeps up to so many seconds; may return early.
+        jitter: a number in [0, 1) that spreads reconnecting sites over time.
+        stopping: whether this node was asked to stop.
+        observe: is told what happens.
+    """
+
+    link: CoordinatorLink
+    open_mailbox: OpenMailbox
+    trainer: LocalTrainer
+    outbox: Outbox
+    clock: Clock
+    pause: Callable[[float], None]
+    jitter: Callable[[], float]
+    stopping: Callable[[], bool]
+    observe: Observer
+
+
+@dataclass(frozen=True)
+class SessionPolicy:
+    """What this site decides for itself.
+
+    Attributes:
+        limits: what a manifest may ask for.
+        give_up_seconds: how long the coordinator may be unreachable.
+        first_retry_seconds, longest_retry_seconds: bounds of the backoff; it doubles between them.
+    """
+
+    limits: PlanLimits = field(default_factory=PlanLimits)
+    give_up_seconds: float = 600.0
+    first_retry_seconds: float = 0.5
+    longest_retry_seconds: float = 30.0
+
+
+@dataclass
+class _Absence:
+    """Since when the coordinator is away, how often it was tried, and when to try next; in monotonic seconds."""
+
+    since_s: float
+    tries: int = 0
+    retry_at_s: float = 0.0
+
+
+class Session:
+    """One site in one run; see the module's diagram.
+
+    Args:
+        site: this site's name.
+        ports: the world.
+        policy: the site's own limits.
+    """
+
+    def __init__(self, site: SiteId, ports: SessionPorts, policy: SessionPolicy) -> None:
+        self._site = site
+        self._ports = ports
+        self._policy = policy
+        self._mailbox: Mailbox | None = None
+        self._manifest: RunManifest | None = None
+        self._absence: _Absence | None = None
+        # Scores of the model evaluated last: a round that is tried again need not evaluate the same model again.
+        self._scored: tuple[Digest, LocalScores] | None = None
+
+    def run(self) -> Finished | None:
+        """Take part until the run is over.
+
+        Returns:
+            How the run ended; None where this node was asked to stop before that. The outbox keeps what was not acknowledged.
+
+        Raises:
+            CoordinatorUnreachable: away for longer than give_up_seconds.
+            PolicyRefusal: the coordinator asks for something that this site does not do, or refuses this site.
+            ModelError: it serves another architecture or a damaged model.
+            BrokenStore: the outbox failed; nothing that depended on it was sent.
+        """
+        try:
+            while not self._ports.stopping():
+                finished = self.step()
+                if finished is not None:
+                    return finished
+            return None
+        finally:
+            self._hang_up()
+
+    def step(self) -> Finished | None:
+        """Do one thing: connect, or take one directive and act on it; raises what run() raises.
+
+        Returns:
+            How the run ended, once it has.
+        """
+        try:
+            if self._mailbox is None:
+                self._connect()
+                return None
+            arrived = self._mailbox.take()
+            return self._act(arrived) if arrived is not None else None
+        except CoordinatorUnreachable as error:
+            self._hang_up()
+            self._plan_retry(error)
+            return None
+
+    def _connect(self) -> None:
+        wait_s = self._absence.retry_at_s - self._ports.clock.monotonic_s() if self._absence else 0.0
+        if wait_s > 0:
+            self._ports.pause(wait_s)
+            return
+        # The outbox first: a finished update must not wait until the coordinator has something to say.
+        for entry in self._ports.outbox.ready():
+            self._deliver(entry, bytes_down=0, started_s=self._ports.clock.monotonic_s(), again=True)
+        self._mailbox = self._ports.open_mailbox(self._ports.link.follow())
+
+    def _plan_retry(self, error: CoordinatorUnreachable) -> None:
+        now_s, policy = self._ports.clock.monotonic_s(), self._policy
+        absence = self._absence = self._absence or _Absence(since_s=now_s)
+        if now_s - absence.since_s >= policy.give_up_seconds:
+            raise CoordinatorUnreachable(
+                f"the coordinator has not answered for {now_s - absence.since_s:.0f} s; the last try said: {error.message}",
+                cure="check its address, that it runs, and the network; the outbox keeps what was not acknowledged",
+            ) from error
+        # Full range doubling, half of it random: sites that lost the coordinator together do not come back together.
+        ceiling_s = min(policy.longest_retry_seconds, policy.first_retry_seconds * 2.0 ** min(absence.tries, 32))
+        delay_s = ceiling_s * (0.5 + 0.5 * self._ports.jitter())
+        absence.tries += 1
+        absence.retry_at_s = now_s + delay_s
+        self._ports.observe(LinkLost(error.message, delay_s))
+
+    def _hang_up(self) -> None:
+        if self._mailbox is not None:
+            self._mailbox.close()
+            self._mailbox = None
+
+    def _act(self, arrived: Arrived) -> Finished | None:
+        self._absence = None
+        match arrived.directive:
+            case Manifest(manifest):
+                self._join(manifest)
+            case Train() as train:
+                self._train(train, self._joined(), arrived.at_s)
+            case Evaluate() as evaluate:
+                self._evaluate(evaluate, self._joined())
+            case Wait(reason):
+                self._ports.observe(Waiting(reason))
+            case Finished() as finished:
+                return self._leave(finished)
+        return None
+
+    def _join(self, manifest: RunManifest) -> None:
+        trainer = self._ports.trainer
+        check_manifest(manifest, self._site, trainer.architecture, trainer.spec, self._policy.limits)
+        self._ports.outbox.pin(manifest)
+        if manifest != self._manifest:
+            self._manifest = manifest
+            self._ports.observe(Joined(manifest.run, manifest.digest, manifest.rounds, len(manifest.roster)))
+
+    def _joined(self) -> RunManifest:
+        if self._manifest is None:
+            raise PolicyRefusal("the coordinator gave a directive before the run's manifest")
+        return self._manifest
+
+    def _leave(self, finished: Finished) -> Finished:
+        if self._manifest is not None:
+            self._ports.outbox.retire(self._manifest.run)
+        self._ports.observe(RunOver(finished.outcome, finished.reason))
+        return finished
+
+    def _evaluate(self, directive: Evaluate, manifest: RunManifest) -> None:
+        check_directive(directive, manifest)
+        try:
+            vector = self._fetch(directive.model, manifest)
+            self._report_scores(directive.round, directive.model.digest, vector)
+        except RoundClosed as error:
+            self._ports.observe(Skipped(directive.round, error.message))
+
+    def _train(self, directive: Train, manifest: RunManifest, arrived_s: float) -> None:
+        ref, started_s = directive.round, self._ports.clock.monotonic_s()
+        # (1) guard
+        check_directive(directive, manifest)
+        check_not_older(ref, self._ports.outbox.last_receipt(ref.run))
+        # (2) known?
+        known = self._ports.outbox.find(ref)
+        if known is not None:
+            check_same_base(known.header, directive.model)
+            self._send_again(ref, known, started_s)
+            return
+        try:
+            # (3) fetch, (4) evaluate
+            vector = self._fetch(directive.model, manifest)
+            self._report_scores(ref, directive.model.digest, vector)
+        except RoundClosed as error:
+            self._ports.observe(Skipped(ref, error.message))
+            return
+        # (5) train
+        update = self._train_until(ref, vector, manifest, arrived_s + directive.deadline_s)
+        if update is None:
+            return
+        # (6) quantise
+        words = quantise(update.delta, update.examples, manifest.ring).astype("<u4", copy=False).tobytes()
+        header = UpdateHeader(ref, sha256_hex([words]), len(words), directive.model.digest)
+        # (7) outbox
+        entry = self._ports.outbox.put(header, words)
+        self._ports.observe(Trained(ref, update.loss, update.examples, self._ports.clock.monotonic_s() - started_s))
+        # (8) send
+        self._deliver(entry, directive.model.size_bytes, started_s, again=False)
+
+    def _send_again(self, ref: RoundRef, known: OutboxEntry, started_s: float) -> None:
+        if known.stage is UpdateStage.RECEIPTED and known.header.round == ref:
+            return  # the directive crossed our update on the wire
+        self._deliver(self._ports.outbox.readdress(ref), bytes_down=0, started_s=started_s, again=True)
+
+    def _fetch(self, model: ModelRef, manifest: RunManifest) -> FloatVector:
+        return check_model(self._ports.link.fetch_model(model), model.digest, manifest.spec)
+
+    def _report_scores(self, ref: RoundRef, model: Digest, vector: FloatVector) -> None:
+        if self._scored is None or self._scored[0] != model:
+            self._scored = model, self._ports.trainer.evaluate(vector)
+        scores = self._scored[1]
+        self._ports.link.report_scores(
+            Scores(ref, model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95),
+        )
+        self._ports.observe(Scored(ref, scores))
+
+    def _train_until(self, ref: RoundRef, vector: FloatVector, manifest: RunManifest, deadline_s: float) -> TrainedUpdate | None:
+        """Train while somebody waits for it; says why where it gave up."""
+
+        def reason_to_stop() -> str:
+            if self._ports.stopping():
+                return "this node is stopping"
+            if self._ports.clock.monotonic_s() >= deadline_s:
+                return "the round's deadline passed before training was done"
+            return self._superseded(ref)
+
+        seed = local_seed(manifest.training.seed, self._site, ref.round)
+        update = self._ports.trainer.train(vector, manifest.training, seed, lambda: bool(reason_to_stop()))
+        if update is None:
+            self._ports.observe(Skipped(ref, reason_to_stop() or "training was stopped"))
+        return update
+
+    def _superseded(self, ref: RoundRef) -> str:
+        """Why nobody waits for this round any more; empty while somebody does. Another attempt of it wants the same update."""
+        newer = self._mailbox.peek() if self._mailbox is not None else None
+        if isinstance(newer, Finished):
+            return "the run is over"
+        if isinstance(newer, Train | Evaluate) and (newer.round.run, newer.round.round) != (ref.run, ref.round):
+            return f"the coordinator went on to round {newer.round.round}"
+        return ""
+
+    def _deliver(self, entry: OutboxEntry, bytes_down: int, started_s: float, *, again: bool) -> None:
+        """Send an update that is on disk; the only place where one leaves the site.
+
+        Raises:
+            CoordinatorUnreachable: it stays in the outbox.
+            UpdateConflict: another update of this site is accepted: a second node runs under this identity.
+        """
+        header = entry.header
+        try:
+            receipt = self._ports.link.send_update(header, entry.words)
+        except (RoundClosed, UpdateRejected) as error:
+            self._ports.outbox.mark_dropped(header.round, error.message)
+            self._ports.observe(Skipped(header.round, error.message))
+            return
+        check_receipt(receipt, header, self._site)
+        self._ports.outbox.mark_receipted(receipt)
+        seconds = self._ports.clock.monotonic_s() - started_s
+        self._ports.observe(Delivered(header.round, bytes_down, len(entry.words), seconds, again))

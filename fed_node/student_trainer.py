@@ -1,0 +1,72 @@
+"""SM-lite on one site's images, behind the port of fed_node.trainer. The one file of the session's side that imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, TRAIN, Dataset, open_dataset
+from fed_node.student.evaluation import evaluate
+from fed_node.student.samples import StudentData, load_samples
+from fed_node.student.sm_lite import ARCHITECTURE, SPEC, load_student, student_tensors
+from fed_node.student.training import TrainingOptions, train
+from fed_node.trainer import LocalScores, ShouldStop, TrainedUpdate
+from fedmentor.errors import EmptyDataset
+from fedmentor.federation import TrainingPlan
+from fedmentor.ids import SiteId
+from fedmentor.tensors import FloatVector, Spec, flatten, unflatten
+
+
+class StudentTrainer:
+    """See LocalTrainer. Reads the whole site once, when it is made; images without a mask take no part.
+
+    Args:
+        data: dataset folder whose table has a column ``split``.
+        site: for messages.
+        threads: CPU threads of torch in this process.
+
+    Raises:
+        MissingMetadata: no column ``split``.
+        EmptyDataset: nothing to train on, or nothing held out to score on.
+        DataError: a file cannot be used; the message names it.
+    """
+
+    def __init__(self, data: Path, site: SiteId, threads: int) -> None:
+        torch.set_num_threads(threads)
+        dataset = open_dataset(data)
+        self._train = _load(dataset, TRAIN, site)
+        self._held_out = _load(dataset, HELD_OUT, site)
+
+    @property
+    def architecture(self) -> str:
+        """See LocalTrainer."""
+        return ARCHITECTURE
+
+    @property
+    def spec(self) -> Spec:
+        """See LocalTrainer."""
+        return SPEC
+
+    def evaluate(self, vector: FloatVector) -> LocalScores:
+        """See LocalTrainer."""
+        scores = evaluate(load_student(unflatten(vector, SPEC)), self._held_out)
+        return LocalScores(scores.patients, scores.images, scores.dice, scores.iou, scores.hd95)
+
+    def train(self, vector: FloatVector, plan: TrainingPlan, seed: int, should_stop: ShouldStop) -> TrainedUpdate | None:
+        """See LocalTrainer."""
+        student = load_student(unflatten(vector, SPEC))
+        report = train(student, self._train, plan, seed, TrainingOptions(should_stop=should_stop))
+        if report is None:
+            return None
+        return TrainedUpdate(flatten(student_tensors(student), SPEC) - vector, len(self._train), report.losses[-1])
+
+
+def _load(dataset: Dataset, split: str, site: SiteId) -> StudentData:
+    try:
+        return load_samples(dataset.where(SPLIT_COLUMN, split)).with_masks()
+    except EmptyDataset as error:
+        raise EmptyDataset(
+            f"site {site!r} has no usable image with {SPLIT_COLUMN} = {split}: {error.message}",
+            cure="give the site more patients, or leave it out of the run",
+        ) from error

@@ -1,0 +1,112 @@
+"""Reading one end's certificate, key and authority from PEM files, with a clear sentence for everything that can be wrong."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from fedmentor.errors import ConfigError, IdentityRefused
+from fedmentor.identity.authority import CA_FILE, CERTIFICATE_FILE, CLOCK_LEEWAY, COORDINATOR_FOLDER, KEY_FILE, SITES_FOLDER
+from fedmentor.identity.names import Peer, peer_of
+from fedmentor.ids import SiteId
+from fedmentor.wire.channel import Credentials
+
+_RENEW = "ask the registrar for a new certificate, or run `fedmentor federation certificates` again"
+
+
+def coordinator_credentials(folder: Path, now: datetime) -> Credentials:
+    """Read ``ca.pem`` and ``coordinator/`` of a certificates folder.
+
+    Raises:
+        ConfigError: see read_credentials.
+        IdentityRefused: the certificate is not a coordinator's.
+    """
+    credentials = read_credentials(folder / CA_FILE, folder / COORDINATOR_FOLDER, now)
+    if peer_of_certificate(credentials.certificate).site is not None:
+        raise IdentityRefused(f"the certificate in {folder / COORDINATOR_FOLDER} is a site's, not the coordinator's")
+    return credentials
+
+
+def site_credentials(folder: Path, site: SiteId, now: datetime) -> Credentials:
+    """Read ``ca.pem`` and ``sites/SITE/`` of a certificates folder.
+
+    Raises:
+        ConfigError: see read_credentials.
+        IdentityRefused: the certificate is not this site's.
+    """
+    place = folder / SITES_FOLDER / site
+    credentials = read_credentials(folder / CA_FILE, place, now)
+    if peer_of_certificate(credentials.certificate).site != site:
+        raise IdentityRefused(f"the certificate in {place} is not that of site {site}")
+    return credentials
+
+
+def read_credentials(ca_file: Path, folder: Path, now: datetime) -> Credentials:
+    """Read and check a certificate and its key.
+
+    1. the three files are there and are PEM; 2. the key belongs to the certificate; 3. the authority signed it;
+    4. it is valid now, give or take 5 minutes for wrong clocks.
+
+    Raises:
+        ConfigError: one of these does not hold; the message names the file.
+    """
+    certificate_file, key_file = folder / CERTIFICATE_FILE, folder / KEY_FILE
+    ca_pem, certificate_pem, key_pem = (_read(path) for path in (ca_file, certificate_file, key_file))
+    authority, certificate = _certificate(ca_pem, ca_file), _certificate(certificate_pem, certificate_file)
+    if _public_of_key(key_pem, key_file) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        raise ConfigError(f"the key {key_file} does not belong to the certificate beside it", cure=_RENEW)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise ConfigError(f"{certificate_file} was not issued by the authority in {ca_file}", cure=_RENEW) from error
+    _check_validity(certificate, certificate_file, now)
+    return Credentials(ca_pem, certificate_pem, key_pem)
+
+
+def peer_of_certificate(pem: bytes) -> Peer:
+    """The identity in a certificate.
+
+    Raises:
+        ConfigError: not a certificate.
+        IdentityRefused: not exactly one URI SAN of the federation's form.
+    """
+    try:
+        names = _certificate(pem, Path(CERTIFICATE_FILE)).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound as error:
+        raise IdentityRefused("the certificate has no SAN", cure=_RENEW) from error
+    return peer_of(names.value.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def _check_validity(certificate: x509.Certificate, path: Path, now: datetime) -> None:
+    if now > certificate.not_valid_after_utc + CLOCK_LEEWAY:
+        raise ConfigError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cure=_RENEW)
+    if now < certificate.not_valid_before_utc - CLOCK_LEEWAY:
+        raise ConfigError(
+            f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cure="check this machine's clock"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", cure=_RENEW) from error
+
+
+def _certificate(pem: bytes, path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a PEM certificate", cure=_RENEW) from error
+
+
+def _public_of_key(pem: bytes, path: Path) -> bytes:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path} is not an unencrypted PEM key", cure=_RENEW) from error
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,63 @@
+"""Where a running teacher is: its URL and the file that holds its token.
+
+``fedmentor teacher serve`` leaves ``teacher.json`` in its run folder, so that other commands find it. The file holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmentor.errors import TeacherUnreachable
+
+STATE_FILE = "teacher.json"
+"""Name of the state file in a server's run folder; it exists while the server answers."""
+
+DEFAULT_RUN_FOLDER = Path("runs/teacher")
+"""Run folder of a server that was started without one."""
+
+_START = "start one with 'fedmentor teacher serve', or pass --url and --key-file"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A teacher that answers over HTTP.
+
+    Attributes:
+        url: e.g. ``http://127.0.0.1:8080``.
+        key_file: TorchServe's ``key_file.json``; read again whenever the token is refused, because tokens expire.
+    """
+
+    url: str
+    key_file: Path
+
+
+def read_endpoint(run_folder: Path) -> Endpoint:
+    """Find the teacher that runs in a folder.
+
+    Raises:
+        TeacherUnreachable: none was started there, or it has stopped.
+    """
+    path = run_folder / STATE_FILE
+    try:
+        state = json.loads(path.read_bytes())
+        return Endpoint(str(state["url"]), Path(state["key_file"]))
+    except FileNotFoundError as error:
+        raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TeacherUnreachable(f"{path} is not a teacher's state file", cure=_START) from error
+
+
+def read_token(key_file: Path) -> str:
+    """The inference token that TorchServe wrote.
+
+    Raises:
+        TeacherUnreachable: the file is missing or not of that form.
+    """
+    try:
+        return str(json.loads(key_file.read_bytes())["inference"]["key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TeacherUnreachable(
+            f"the teacher's token cannot be read from {key_file}", cure="give the key_file.json of the running teacher"
+        ) from error

@@ -1,0 +1,74 @@
+"""A teacher that needs no weights: it draws an ellipse in every box. Instant, exact, the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmentor.errors import PromptRefused
+from fedmentor.ids import Digest
+from fedmentor.teacher.contract import Box, Pixels, Prompt, SoftLabels, TeacherCard, check_prompt, image_digest
+from fedmentor.teacher.images import check_pixels
+
+MASK_SIZE = 64
+STEEPNESS = 8.0
+"""Logit at the centre of the ellipse; its outline is at logit 0."""
+
+
+class AnalyticTeacher:
+    """Implements fedmentor.teacher.contract.Teacher: the ellipse inscribed in each box, stretched to a square like SAM-Med2D.
+
+    The logit is ``STEEPNESS * (1 - r^2)`` with r = 1 on the ellipse, cut at -STEEPNESS. Boxes only.
+
+    Attributes:
+        asked: how many images were segmented; tests of caches look at it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def card(self) -> TeacherCard:
+        """See Teacher."""
+        return TeacherCard(
+            architecture="analytic-ellipse",
+            digest=Digest(hashlib.sha256(b"analytic-ellipse-v1").hexdigest()),
+            preprocessing="stretch64-v1",
+            input_size=MASK_SIZE,
+            mask_size=MASK_SIZE,
+            prompts=("box",),
+            licence="Apache-2.0",
+        )
+
+    def soften(self, pixels: Pixels, prompt: Prompt) -> SoftLabels:
+        """See Teacher."""
+        check_pixels(pixels)
+        size = (pixels.shape[0], pixels.shape[1])
+        check_prompt(prompt, size)
+        if prompt.points:
+            raise PromptRefused("analytic-ellipse takes boxes only")
+        self.asked += 1
+        return SoftLabels(
+            logits=np.stack([ellipse_logits(box, size) for box in prompt.boxes]),
+            predicted_iou=np.ones(len(prompt.boxes), np.float32),
+            content=(MASK_SIZE, MASK_SIZE),
+            image_size=size,
+            image_digest=image_digest(pixels),
+            prompt=prompt,
+            teacher=self.card(),
+        )
+
+
+def ellipse_logits(box: Box, size: tuple[int, int]) -> npt.NDArray[np.float16]:
+    """The logits of one box on an image of ``size`` (H, W).
+
+    Returns:
+        float16 [MASK_SIZE, MASK_SIZE].
+    """
+    height, width = size
+    centres = (np.arange(MASK_SIZE, dtype=np.float64) + 0.5) / MASK_SIZE
+    across = (2 * centres * width - box.x0 - box.x1) / (box.x1 - box.x0)
+    down = (2 * centres * height - box.y0 - box.y1) / (box.y1 - box.y0)
+    logits = STEEPNESS * (1.0 - across[None, :] ** 2 - down[:, None] ** 2)
+    return np.maximum(logits, -STEEPNESS).astype(np.float16)

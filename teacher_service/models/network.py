@@ -1,0 +1,130 @@
+"""What every SAM-like teacher is: an image encoder that runs once a picture, and a decoder that runs once a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import nn
+
+Points = tuple[torch.Tensor, torch.Tensor]
+"""float32 [K, N, 2] x, y on the input, and int [K, N] labels: 1 foreground, 0 background."""
+
+OBJECTS_AT_ONCE = 8
+"""Objects decoded together. LiteMedSAM's decoder needs about 25 MB for each; sixty-four at once would need more than a gigabyte."""
+
+
+class SamModules(nn.Module):
+    """The three parts under the names that the authors' checkpoints use."""
+
+    def __init__(self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded teacher on a device, ready to answer.
+
+    Attributes:
+        modules: the parts, in eval mode.
+        multimask: decode three candidate masks and keep the one with the highest predicted IoU, per object.
+        position: the image grid's positional encoding [1, 256, g, g], computed once.
+    """
+
+    modules: SamModules
+    multimask: bool
+    position: torch.Tensor
+
+    @torch.inference_mode()
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Embed one picture.
+
+        Args:
+            image: float32 [1, 3, S, S], pre-processed.
+
+        Returns:
+            float32 [1, 256, g, g].
+        """
+        on_device = image.to(self.position.device, memory_format=torch.channels_last)
+        embedding: torch.Tensor = self.modules.image_encoder(on_device)
+        return embedding
+
+    @torch.inference_mode()
+    def decode(
+        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Segment K objects of one picture.
+
+        Args:
+            embedding: what encode returned.
+            boxes: float32 [K, 4] x0, y0, x1, y1 on the input, or None.
+            points: coordinates and labels for the same K objects, or None. One of the two is given.
+
+        Returns:
+            float32 logits [K, h, w] and the teacher's own IoU estimates [K].
+        """
+        parts = zip(_groups(boxes), _points_groups(points), strict=False)
+        decoded = [_best(*self.candidates(embedding, *part)) for part in parts]
+        return torch.cat([logits for logits, _ in decoded]), torch.cat([quality for _, quality in decoded])
+
+    @torch.inference_mode()
+    def candidates(
+        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All masks that the decoder offers: [K, M, h, w] and [K, M], M is 3 with multimask, else 1."""
+        device = self.position.device
+        sparse, dense = self.modules.prompt_encoder(
+            points=None if points is None else (points[0].to(device), points[1].to(device)),
+            boxes=None if boxes is None else boxes.to(device),
+            masks=None,
+        )
+        masks, quality = self.modules.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=self.position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.multimask,
+        )
+        return masks, quality
+
+
+def _groups(tensor: torch.Tensor | None) -> Iterator[torch.Tensor | None]:
+    """OBJECTS_AT_ONCE rows at a time; None for ever if there are none."""
+    return repeat(None) if tensor is None else iter(torch.split(tensor, OBJECTS_AT_ONCE))
+
+
+def _points_groups(points: Points | None) -> Iterator[Points | None]:
+    if points is None:
+        return repeat(None)
+    return zip(torch.split(points[0], OBJECTS_AT_ONCE), torch.split(points[1], OBJECTS_AT_ONCE), strict=True)
+
+
+def _best(masks: torch.Tensor, quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidate with the highest predicted IoU, object by object: a batch shares no winner."""
+    best = quality.argmax(dim=1)
+    rows = torch.arange(best.shape[0], device=best.device)
+    return masks[rows, best], quality[rows, best]
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay four-dimensional weights out as the convolutions like them, in place."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own annotations
+
+
+def network_of(modules: SamModules, *, multimask: bool, device: str) -> Network:
+    """Put loaded parts on a device.
+
+    The ``train`` before ``eval`` drops what LiteMedSAM derives from its weights in ``eval`` and would otherwise keep from before
+    they were loaded.
+    """
+    modules.train().eval().requires_grad_(requires_grad=False)
+    modules.to(device)
+    channels_last(modules.image_encoder)
+    with torch.inference_mode():
+        position = modules.prompt_encoder.get_dense_pe()  # type: ignore[operator]  # untyped third-party class
+    return Network(modules, multimask, position)

@@ -1,0 +1,111 @@
+"""Which architectures can teach, and what is known about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fedmentor.errors import ConfigError, WrongArchitecture
+from fedmentor.ids import Digest
+from fedmentor.teacher.contract import TeacherCard
+from teacher_service.models import lite_medsam, sam_med2d
+from teacher_service.models.loading import check_shapes, shapes_of
+from teacher_service.models.network import Network, SamModules
+from teacher_service.preprocess import LONGEST256, STRETCH256, Preprocessing
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of teacher.
+
+    Attributes:
+        id: e.g. ``sam-med2d``; names it in cards, files and commands.
+        input_size: side of the square that the encoder sees, pixels.
+        mask_size: side of the logit map, pixels.
+        preprocessing: as its authors do it.
+        prompts: kinds it was trained for; others are refused.
+        licence: SPDX id of the official weights.
+        weights_page: where the authors publish them.
+        skeleton: the modules without trained values, for names and shapes.
+        build: weights and a device name to a network that answers.
+    """
+
+    id: str
+    input_size: int
+    mask_size: int
+    preprocessing: Preprocessing
+    prompts: tuple[str, ...]
+    licence: str
+    weights_page: str
+    skeleton: Callable[[], SamModules]
+    build: Callable[[Mapping[str, torch.Tensor], str], Network]
+
+    def card(self, digest: Digest) -> TeacherCard:
+        """The card of this architecture with the weights of that digest."""
+        return TeacherCard(
+            architecture=self.id,
+            digest=digest,
+            preprocessing=self.preprocessing.id,
+            input_size=self.input_size,
+            mask_size=self.mask_size,
+            prompts=self.prompts,
+            licence=self.licence,
+        )
+
+
+_KNOWN = (
+    Architecture(
+        id=lite_medsam.ARCHITECTURE,
+        input_size=lite_medsam.INPUT_SIZE,
+        mask_size=lite_medsam.MASK_SIZE,
+        preprocessing=LONGEST256,
+        prompts=("box",),
+        licence="Apache-2.0",
+        weights_page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+        skeleton=lite_medsam.skeleton,
+        build=lite_medsam.build,
+    ),
+    Architecture(
+        id=sam_med2d.ARCHITECTURE,
+        input_size=sam_med2d.INPUT_SIZE,
+        mask_size=sam_med2d.MASK_SIZE,
+        preprocessing=STRETCH256,
+        prompts=("box", "point"),
+        licence="Apache-2.0",
+        weights_page="https://github.com/OpenGVLab/SAM-Med2D",
+        skeleton=sam_med2d.skeleton,
+        build=sam_med2d.build,
+    ),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {architecture.id: architecture for architecture in _KNOWN}
+
+
+def architecture(name: str) -> Architecture:
+    """Look an architecture up.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    found = ARCHITECTURES.get(name)
+    if found is None:
+        raise ConfigError(f"{name[:80]!r} is not a teacher architecture", cure=f"use one of {', '.join(ARCHITECTURES)}")
+    return found
+
+
+def recognise(tensors: Mapping[str, torch.Tensor]) -> Architecture:
+    """Find the architecture that the tensors fit exactly.
+
+    Raises:
+        WrongArchitecture: none; the message compares with the architecture that shares most names.
+    """
+    found = shapes_of(tensors)
+    expected = {known: shapes_of(known.skeleton().state_dict()) for known in _KNOWN}
+    for known, shapes in expected.items():
+        if shapes == found:
+            return known
+    nearest = max(expected, key=lambda known: len(expected[known].keys() & found.keys()))
+    check_shapes(found, expected[nearest], nearest.id)
+    raise WrongArchitecture("the weights fit no known teacher architecture", cure=f"known are {', '.join(ARCHITECTURES)}")

@@ -1,0 +1,320 @@
+"""Start and stop TorchServe as a child of this process, one server a run folder.
+
+``RUN/teacher.json`` names the server while it answers (fedmentor.teacher.endpoint); ``RUN/lock`` is held as long as its keeper
+lives, so a state file left by a crash deceives nobody. Everything that is started is stopped when the owner ends, however it ends:
+see teacher_service.keeper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from fedmentor.errors import ConfigError, FedMentorError, PortInUse, TeacherUnreachable
+from fedmentor.models import write_atomically
+from fedmentor.teacher.client import Patience, TorchServeTeacher
+from fedmentor.teacher.contract import TeacherCard
+from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
+from fedmentor.teacher.payload import decode_error
+from teacher_service import settings
+from teacher_service.archive import build_archive
+from teacher_service.convert import convert_bundled
+from teacher_service.java import find_java
+from teacher_service.keeper import Plan
+from teacher_service.ports import choose_ports
+from teacher_service.settings import Ports
+
+LOCK_FILE = "lock"
+
+_PROBE = Patience(answer_s=10.0, busy_s=0.0, absent_s=0.0)
+_POLL_S = 0.2
+_DRAIN_S = 60.0
+_KEEPER_STOP_S = 40.0
+_BIND_TRIES = 3
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How to serve a teacher.
+
+    Attributes:
+        run_folder: holds state, token, logs and the model store of this server; created if needed.
+        archive: a .mar that ``fedmentor teacher build`` wrote; None for LiteMedSAM as installed.
+            An archive is code: serve only what you built.
+        port: inference port; None for a free one.
+        threads: arithmetic threads of the worker. One where a student trains on the same cores.
+        heap_mb: heap of the Java front end.
+        token_minutes: life of a token; it is renewed after half of it.
+        startup_s: how long loading may take.
+    """
+
+    run_folder: Path
+    archive: Path | None = None
+    port: int | None = None
+    threads: int = 1
+    heap_mb: int = 256
+    token_minutes: float = 60.0
+    startup_s: float = 180.0
+
+
+class Server:
+    """A server that this process started and answers for.
+
+    Attributes:
+        endpoint: where it answers.
+        card: who answers.
+        ports: all of its doors.
+    """
+
+    def __init__(self, endpoint: Endpoint, card: TeacherCard, ports: Ports, keeper: subprocess.Popen[bytes]) -> None:
+        self.endpoint = endpoint
+        self.card = card
+        self.ports = ports
+        self._keeper = keeper
+
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return self._keeper.poll() is None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the server's end.
+
+        Returns:
+            Whether it has ended, because ``stop`` was called here or elsewhere.
+
+        Raises:
+            TeacherUnreachable: it ended by itself.
+        """
+        try:
+            code = self._keeper.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        if code != 0:
+            raise TeacherUnreachable("the teacher ended by itself", cure="look at the logs in its run folder")
+        return True
+
+    def stop(self) -> None:
+        """Let requests that are under way finish, then stop everything. May be called twice."""
+        if self.alive():
+            drain(self.endpoint)
+        _end_keeper(self._keeper)
+
+
+@contextlib.contextmanager
+def serving(config: ServerConfig) -> Iterator[Server]:
+    """Serve while the block runs.
+
+    Raises:
+        see start.
+    """
+    server = start(config)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def start(config: ServerConfig) -> Server:
+    """Start a server and wait until it answers.
+
+    Raises:
+        ConfigError: one runs in that folder already, no Java, or the archive cannot be used.
+        PortInUse: the port that was asked for belongs to another process.
+        ModelError: the worker refuses the weights.
+        TeacherUnreachable: it did not come up in time.
+    """
+    config = replace(config, run_folder=config.run_folder.absolute())
+    config.run_folder.mkdir(parents=True, exist_ok=True)
+    config.run_folder.chmod(0o700)
+    java = find_java()
+    with _locked(config.run_folder) as lock:
+        _lay_out(config)
+        for tries_left in reversed(range(_BIND_TRIES)):
+            ports = choose_ports(config.port)
+            keeper = _spawn(config, java, ports, lock)
+            try:
+                return _await_answer(config, ports, keeper)
+            except BaseException as error:
+                _end_keeper(keeper)
+                if not (isinstance(error, PortInUse) and tries_left and config.port is None):
+                    raise
+    raise AssertionError("unreachable")  # pragma: no cover  # the last try returns or raises
+
+
+def stop(run_folder: Path) -> Endpoint:
+    """Stop the server of a run folder from another process, after requests that are under way.
+
+    Returns:
+        Where it answered.
+
+    Raises:
+        TeacherUnreachable: none runs there.
+        ConfigError: it did not stop in time.
+    """
+    endpoint = read_endpoint(run_folder)
+    if not is_running(run_folder):
+        (run_folder / STATE_FILE).unlink(missing_ok=True)
+        raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure="a state file left by a crash was removed")
+    keeper = int(json.loads((run_folder / STATE_FILE).read_bytes())["keeper_pid"])
+    drain(endpoint)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(keeper, signal.SIGTERM)
+    deadline = time.monotonic() + _KEEPER_STOP_S
+    while is_running(run_folder):
+        if time.monotonic() > deadline:
+            raise ConfigError(f"process {keeper} does not stop", cure="look at its logs, then kill it")
+        time.sleep(_POLL_S)
+    return endpoint
+
+
+def is_running(run_folder: Path) -> bool:
+    """Whether a server's keeper lives in a run folder."""
+    if not (run_folder / LOCK_FILE).exists():
+        return False
+    try:
+        with _locked(run_folder):
+            return False
+    except ConfigError:
+        return True
+
+
+def drain(endpoint: Endpoint) -> None:
+    """Wait for requests that are under way: one worker answers in order, so a question of our own comes after them all."""
+    with (
+        contextlib.suppress(FedMentorError),
+        TorchServeTeacher(endpoint, Patience(answer_s=_DRAIN_S, busy_s=0.0, absent_s=0.0)) as client,
+    ):
+        client.describe()
+
+
+@contextlib.contextmanager
+def _locked(run_folder: Path) -> Iterator[int]:
+    """Hold the run folder's lock; a child that inherits the descriptor goes on holding it."""
+    descriptor = os.open(run_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"a teacher is already running in {run_folder}",
+            cure=f"stop it with 'fedmentor teacher stop --run-dir {run_folder}', or use another folder",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _lay_out(config: ServerConfig) -> None:
+    """Make the run folder what a fresh server expects, whatever an earlier one left."""
+    run_folder = config.run_folder
+    for name in (STATE_FILE, settings.KEY_FILE, settings.REFUSAL_FILE):
+        (run_folder / name).unlink(missing_ok=True)
+    for name in (settings.TEMPORARY_FOLDER, settings.STORE_FOLDER):
+        shutil.rmtree(run_folder / name, ignore_errors=True)
+    for name in (settings.TEMPORARY_FOLDER, settings.STORE_FOLDER, settings.LOG_FOLDER):
+        (run_folder / name).mkdir(exist_ok=True)
+    packed = run_folder / settings.STORE_FOLDER / f"{settings.MODEL_NAME}.mar"
+    if config.archive is None:
+        weights = run_folder / settings.TEMPORARY_FOLDER / "weights.safetensors"
+        convert_bundled(weights)
+        build_archive(weights, packed)
+        weights.unlink()
+    else:
+        _take_archive(config.archive, packed)
+
+
+def _take_archive(archive: Path, packed: Path) -> None:
+    try:
+        os.link(archive, packed)  # a gigabyte need not be copied
+    except FileNotFoundError as error:
+        raise ConfigError(f"{archive} does not exist", cure="build it with 'fedmentor teacher build'") from error
+    except OSError:
+        shutil.copyfile(archive, packed)
+
+
+def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subprocess.Popen[bytes]:
+    home = _torchserve_home()
+    run_folder = config.run_folder
+    (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, ports, config.token_minutes))
+    Plan(
+        command=settings.command(java, home, run_folder, config.heap_mb),
+        management_port=ports.management,
+        renew_s=30.0 * config.token_minutes,
+    ).write(run_folder)
+    with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
+        return subprocess.Popen(  # noqa: S603  # our own module
+            [sys.executable, "-m", "teacher_service.keeper", str(run_folder)],
+            env=settings.environment(os.environ, run_folder, config.threads),
+            stdin=subprocess.PIPE,  # its end is the keeper's sign that we are gone
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C reaches us first; we drain, then stop it
+        )
+
+
+def _torchserve_home() -> Path:
+    package = find_spec("ts")
+    if package is None or package.origin is None:
+        raise ConfigError("TorchServe is not installed", cure="pip install 'fedmentor[teacher]'")
+    return Path(package.origin).parent.parent
+
+
+def _await_answer(config: ServerConfig, ports: Ports, keeper: subprocess.Popen[bytes]) -> Server:
+    endpoint = Endpoint(settings.address(ports.inference), config.run_folder / settings.KEY_FILE)
+    deadline = time.monotonic() + config.startup_s
+    with TorchServeTeacher(endpoint, _PROBE) as client:
+        while time.monotonic() < deadline:
+            _check_coming_up(config.run_folder, keeper)
+            with contextlib.suppress(TeacherUnreachable):
+                card = client.describe()
+                _write_state(config.run_folder, endpoint, ports, card, keeper.pid)
+                return Server(endpoint, card, ports, keeper)
+            time.sleep(_POLL_S)
+    raise TeacherUnreachable(
+        f"TorchServe did not answer within {config.startup_s:g} s", cure=f"look at {config.run_folder / settings.LOG_FOLDER}"
+    )
+
+
+def _check_coming_up(run_folder: Path, keeper: subprocess.Popen[bytes]) -> None:
+    refusal = run_folder / settings.REFUSAL_FILE
+    if refusal.exists():
+        raise decode_error(json.loads(refusal.read_text()))
+    if keeper.poll() is None:
+        return
+    console = (run_folder / settings.LOG_FOLDER / settings.CONSOLE_LOG).read_text(errors="replace")
+    if "BindException" in console or "Address already in use" in console:
+        raise PortInUse("one of TorchServe's ports was taken while it started", cure="try again")
+    last_line = (console.strip().splitlines() or ["it wrote nothing"])[-1]
+    raise ConfigError(f"TorchServe ended while it started: {last_line[:200]}", cure=f"look at {run_folder / settings.LOG_FOLDER}")
+
+
+def _write_state(run_folder: Path, endpoint: Endpoint, ports: Ports, card: TeacherCard, keeper_pid: int) -> None:
+    state = {
+        "url": endpoint.url,
+        "key_file": str(endpoint.key_file),
+        "keeper_pid": keeper_pid,
+        "ports": asdict(ports),
+        "teacher": card.to_json(),
+    }
+    write_atomically(run_folder / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def _end_keeper(keeper: subprocess.Popen[bytes]) -> None:
+    if keeper.stdin is not None:
+        keeper.stdin.close()
+    try:
+        keeper.wait(_KEEPER_STOP_S)
+    except subprocess.TimeoutExpired:
+        keeper.kill()  # the kernel then sends its server SIGTERM
+        keeper.wait()

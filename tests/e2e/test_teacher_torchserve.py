@@ -1,0 +1,244 @@
+"""Real TorchServe: numbers, doors, tokens, and that nothing is left behind however it ends."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from fedmentor.cli import run
+from fedmentor.errors import EXIT_INTERRUPTED, ConfigError, DigestMismatch, PortInUse, TeacherUnreachable
+from fedmentor.teacher.client import Patience, TorchServeTeacher
+from fedmentor.teacher.contract import Box, Prompt
+from fedmentor.teacher.endpoint import STATE_FILE, Endpoint
+from fedmentor.teacher.images import png_bytes
+from fedmentor.teacher.payload import DESCRIBE, request_prompt
+from teacher_service.archive import WEIGHTS_FILE, build_archive
+from teacher_service.convert import convert_bundled
+from teacher_service.keeper import renew_token
+from teacher_service.local import local_teacher
+from teacher_service.server import ServerConfig, serving, start, stop
+
+pytestmark = pytest.mark.e2e
+
+PIXELS = np.clip(np.random.default_rng(1).normal(120, 30, (180, 140)), 0, 255).astype(np.uint8)
+PROMPT = Prompt((Box(20, 20, 120, 160), Box(10, 10, 70, 90)))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One server for the tests that do it no harm."""
+    with serving(ServerConfig(tmp_path_factory.mktemp("teacher"))) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    """A client of that server."""
+    with TorchServeTeacher(server.endpoint) as client:
+        yield client
+
+
+def keys(server):
+    return json.loads(server.endpoint.key_file.read_text())
+
+
+def family(server):
+    """The keeper, Java and the worker."""
+    state = json.loads((server.endpoint.key_file.parent / STATE_FILE).read_text())
+    keeper = psutil.Process(state["keeper_pid"])
+    return [keeper, *keeper.children(recursive=True)]
+
+
+def test_torchserve_and_this_process_give_the_same_bits(client):
+    local = local_teacher()
+    served, here = client.soften(PIXELS, PROMPT), local.soften(PIXELS, PROMPT)
+    assert served.teacher == here.teacher == client.card()
+    assert served.logits.tobytes() == here.logits.tobytes()
+    assert served.predicted_iou.tobytes() == here.predicted_iou.tobytes()
+    assert served.content == here.content == (256, 199)
+
+
+def test_a_second_question_about_a_picture_costs_no_encoding(client):
+    client.soften(PIXELS, PROMPT)
+    assert client.soften(PIXELS, Prompt((Box(30, 30, 90, 90),))).timings_ms["embedding_cached"] == 1.0
+
+
+def test_a_bad_request_gets_its_status_and_a_stable_code(server):
+    url, headers = f"{server.endpoint.url}/predictions/teacher", {"Authorization": f"Bearer {keys(server)['inference']['key']}"}
+    cases = [
+        ({"prompt": (None, request_prompt(PROMPT))}, 400, "bad_request"),
+        ({"prompt": (None, b"{}"), "image": ("x", png_bytes(PIXELS))}, 422, "prompt_refused"),
+        ({"prompt": (None, request_prompt(PROMPT)), "image": ("x", b"text")}, 422, "unreadable_image"),
+        ({"prompt": (None, request_prompt(PROMPT) + b" " * 70_000), "image": ("x", b"text")}, 413, "limit_exceeded"),
+    ]
+    for files, status, code in cases:
+        response = httpx.post(url, files=files, headers=headers, timeout=60)
+        assert (response.status_code, response.json()["status"], response.json()["code"]) == (status, status, code)
+
+
+def test_a_readable_answer_is_json(server):
+    response = httpx.post(
+        f"{server.endpoint.url}/predictions/teacher",
+        files={
+            "image": ("x.png", png_bytes(PIXELS), "image/png"),
+            "prompt": (None, request_prompt(PROMPT, "json"), "application/json"),
+        },
+        headers={"Authorization": f"Bearer {keys(server)['inference']['key']}"},
+        timeout=60,
+    )
+    assert response.headers["content-type"].startswith("application/json")
+    assert [item["area_px"] > 0 for item in response.json()["objects"]] == [True, True]
+
+
+def test_every_door_but_the_metrics_needs_a_token(server):
+    ports = server.ports
+    assert httpx.get(f"http://127.0.0.1:{ports.inference}/ping").status_code == 400
+    assert (
+        httpx.post(f"http://127.0.0.1:{ports.inference}/predictions/teacher", data={"prompt": DESCRIBE.decode()}).status_code == 400
+    )
+    assert httpx.get(f"http://127.0.0.1:{ports.management}/models").status_code == 400
+
+
+def test_no_model_can_be_registered_even_with_the_management_token(server):
+    response = httpx.post(
+        f"http://127.0.0.1:{server.ports.management}/models",
+        params={"url": "http://127.0.0.1:9/evil.mar"},
+        headers={"Authorization": f"Bearer {keys(server)['management']['key']}"},
+    )
+    assert response.status_code == 405
+
+
+def test_every_door_listens_on_loopback_only(server):
+    java = family(server)[1]
+    listening = {connection.laddr for connection in java.net_connections("tcp") if connection.status == psutil.CONN_LISTEN}
+    assert {address.port for address in listening} == set(vars(server.ports).values())
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def test_the_token_is_for_its_owner_only(server):
+    run_folder = server.endpoint.key_file.parent
+    assert server.endpoint.key_file.stat().st_mode & 0o077 == 0
+    assert run_folder.stat().st_mode & 0o077 == 0
+    secrets = [keys(server)[kind]["key"] for kind in ("inference", "management", "API")]
+    text = "".join(path.read_text(errors="replace") for path in run_folder.rglob("*.log")) + (run_folder / STATE_FILE).read_text()
+    assert not any(secret in text for secret in secrets)
+
+
+def test_a_renewed_token_is_picked_up_by_a_client_that_holds_the_old_one(server, client):
+    client.describe()
+    before = keys(server)["inference"]["key"]
+    renew_token(server.endpoint.key_file, server.ports.management)
+    assert keys(server)["inference"]["key"] != before
+    assert client.describe() == server.card
+
+
+def test_a_wrong_token_is_told(server, tmp_path):
+    (tmp_path / "key_file.json").write_text('{"inference": {"key": "wrong"}}')
+    with (
+        TorchServeTeacher(Endpoint(server.endpoint.url, tmp_path / "key_file.json")) as stranger,
+        pytest.raises(TeacherUnreachable, match="refuses the token"),
+    ):
+        stranger.describe()
+
+
+def test_a_second_server_in_the_same_folder_is_refused(server):
+    with pytest.raises(ConfigError, match="already running"):
+        start(ServerConfig(server.endpoint.key_file.parent))
+    assert server.alive()
+
+
+def test_a_port_in_use_is_refused(server, tmp_path):
+    with pytest.raises(PortInUse):
+        start(ServerConfig(tmp_path, port=server.ports.inference))
+
+
+def test_status_and_query_find_the_running_teacher(server, tmp_path, capfd):
+    run_folder = str(server.endpoint.key_file.parent)
+    Image.fromarray(PIXELS).save(tmp_path / "x.png")
+    assert run(["teacher", "status", "--run-dir", run_folder, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["teacher"] == server.card.to_json()
+    assert run(["teacher", "query", str(tmp_path / "x.png"), "--box", "20,20,120,160", "--run-dir", run_folder]) == 0
+    assert "lite-medsam" in capfd.readouterr().out
+    elsewhere = ["--url", server.endpoint.url, "--key-file", str(server.endpoint.key_file), "--json"]
+    assert run(["teacher", "query", str(tmp_path / "x.png"), "--auto", "central", *elsewhere]) == 0
+    assert json.loads(capfd.readouterr().out)["objects"][0]["area_px"] >= 0
+
+
+def test_a_killed_worker_comes_back_and_the_client_waits_for_it(server, client):
+    before = client.soften(PIXELS, PROMPT)
+    worker = family(server)[-1]
+    worker.kill()
+    after = client.soften(PIXELS, PROMPT)
+    assert after.logits.tobytes() == before.logits.tobytes()
+    assert family(server)[-1].pid != worker.pid
+
+
+def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):
+    convert_bundled(tmp_path / WEIGHTS_FILE)
+    archive = build_archive(tmp_path / WEIGHTS_FILE, tmp_path / "teacher.mar")
+    with zipfile.ZipFile(archive) as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    members[WEIGHTS_FILE] = members[WEIGHTS_FILE][:-1] + bytes([members[WEIGHTS_FILE][-1] ^ 1])  # one bit of one weight
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    with pytest.raises(DigestMismatch, match="not those that were packed"):
+        start(ServerConfig(tmp_path / "run", archive=archive))
+    assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
+SERVE = "import sys; from fedmentor.cli import main; sys.argv = ['fedmentor', 'teacher', 'serve', '--run-dir', sys.argv[1]]; main()"
+
+
+def serve_in_a_process(run_folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(run_folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (run_folder / STATE_FILE).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    state = json.loads((run_folder / STATE_FILE).read_text())
+    keeper = psutil.Process(state["keeper_pid"])
+    return process, [keeper, *keeper.children(recursive=True)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGKILL, -9)])
+def test_serve_stops_everything_however_it_ends(tmp_path, number, code):
+    process, processes = serve_in_a_process(tmp_path)
+    assert len(processes) == 3
+    process.send_signal(number)
+    output, _errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"{tmp_path / 'key_file.json'}" in output or number == signal.SIGKILL
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    assert not (tmp_path / STATE_FILE).exists()
+    assert not (tmp_path / "key_file.json").exists()
+
+
+def test_stop_from_elsewhere_leaves_no_process_no_port_and_no_token(tmp_path):
+    process, processes = serve_in_a_process(tmp_path)
+    ports = json.loads((tmp_path / STATE_FILE).read_text())["ports"].values()
+    endpoint = stop(tmp_path)
+    output, _errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.splitlines()[-1] == "stopped"
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    for port in ports:
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.properties", "lock", "logs", "store"]
+    with TorchServeTeacher(endpoint, Patience(absent_s=0.0)) as client, pytest.raises(TeacherUnreachable):
+        client.describe()

@@ -1,0 +1,348 @@
+"""The gRPC face over real mutual TLS on loopback: who may call, what goes through, how errors leave."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+
+import grpc
+import pytest
+
+from coordinator.events import CallFailed
+from coordinator.servicer import Servicer, start_server
+from coordinator.state import PhaseName
+from coordinator.testing import PARAMETERS, ToyFederation, toy_words
+from fedmentor.errors import BrokenStore, PortInUse, RoundClosed, UpdateRejected
+from fedmentor.federation import CHUNK_BYTES, Finished, Manifest, Offset, Receipt, RoundRef, Train, UpdateHeader
+from fedmentor.identity.authority import Authority, throwaway
+from fedmentor.identity.credentials import coordinator_credentials, site_credentials
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.wire import codec
+from fedmentor.wire.channel import CLIENT_OPTIONS, Credentials, client_channel
+from fedmentor.wire.status import INTERNAL_SENTENCE, error_from_call
+from fedmentor.wire.v1 import federation_pb2 as pb
+from fedmentor.wire.v1.federation_pb2_grpc import FederationStub
+
+NAME = "fed.example"
+SITES = [SiteId(site) for site in "abc"]
+TIMEOUT_S = 20.0
+DIGEST = Digest("0" * 64)
+HEADER = UpdateHeader(RoundRef(RunId("toy-run"), Round(0), Attempt(1)), DIGEST, 8, DIGEST)
+
+
+def _now():
+    return datetime.now(timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.fixture(scope="module")
+def authority(folder):
+    return throwaway(folder, NAME, SITES, ["localhost", "127.0.0.1"])
+
+
+@contextmanager
+def _served(servicer, credentials, calls=32, listen="127.0.0.1:0"):
+    """A server on an event loop in a thread of its own; gives the bound address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def on_loop(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(TIMEOUT_S)
+
+    try:
+        server, address = on_loop(start_server(servicer, listen, credentials, calls))
+        try:
+            yield address
+        finally:
+            on_loop(server.stop(0))
+    finally:
+        on_loop(loop.shutdown_default_executor())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def federation(tmp_path):
+    made = ToyFederation(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def address(federation, authority, folder):
+    assert authority.federation == NAME
+    servicer = Servicer(federation.engine.service, NAME, 2, federation.events.append, lambda _: None)
+    with _served(servicer, coordinator_credentials(folder, _now())) as bound:
+        yield bound
+
+
+@contextmanager
+def _stub(address, credentials):
+    with client_channel(address, credentials) as channel:
+        yield FederationStub(channel)
+
+
+@pytest.fixture
+def stub(address, folder):
+    with _stub(address, site_credentials(folder, SITES[0], _now())) as made:
+        yield made
+
+
+CALLS = {
+    "Follow": lambda stub: list(stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)),
+    "FetchModel": lambda stub: list(
+        stub.FetchModel(pb.FetchModelRequest(model=pb.ModelRef(digest=DIGEST, size_bytes=1)), timeout=TIMEOUT_S)
+    ),
+    "OfferUpdate": lambda stub: stub.OfferUpdate(codec.header_to_wire(HEADER), timeout=TIMEOUT_S),
+    "SendUpdate": lambda stub: stub.SendUpdate(iter([pb.UpdatePart(header=codec.header_to_wire(HEADER))]), timeout=TIMEOUT_S),
+    "ReportScores": lambda stub: stub.ReportScores(
+        pb.Scores(round=codec.round_to_wire(HEADER.round), model_digest=DIGEST, patients=1, images=1), timeout=TIMEOUT_S
+    ),
+}
+
+
+def _status(call, address, credentials):
+    with _stub(address, credentials) as stub, pytest.raises(grpc.RpcError) as caught:
+        call(stub)
+    return caught.value.code()
+
+
+def test_every_call_of_the_proto_has_a_handler_and_a_case_here():
+    names = {method.name for method in pb.DESCRIPTOR.services_by_name["Federation"].methods}
+    assert names == set(CALLS)
+    assert all(name in vars(Servicer) for name in names)
+
+
+# --- who may call ---
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_site_that_is_not_on_the_roster_is_refused(call, address, authority):
+    issued = authority.issue_site(SiteId("stranger"), _now())
+    credentials = Credentials(authority.pem, issued.certificate, issued.key)
+    assert _status(call, address, credentials) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_another_federations_name_is_refused_though_the_authority_is_the_same(call, address, authority):
+    issued = replace(authority, federation="fed.other").issue_site(SITES[0], _now())
+    credentials = Credentials(authority.pem, issued.certificate, issued.key)
+    assert _status(call, address, credentials) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_another_authority_is_refused_at_the_handshake(call, address, authority):
+    issued = Authority.create(NAME, _now()).issue_site(SITES[0], _now())
+    credentials = Credentials(authority.pem, issued.certificate, issued.key)
+    assert _status(call, address, credentials) is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_no_certificate_is_refused_at_the_handshake(call, address, authority):
+    tls = grpc.ssl_channel_credentials(authority.pem)
+    with grpc.secure_channel(address, tls, options=CLIENT_OPTIONS) as channel, pytest.raises(grpc.RpcError) as caught:
+        call(FederationStub(channel))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_plaintext_is_refused(call, address):
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
+        call(FederationStub(channel))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_coordinators_own_certificate_is_no_clients(address, folder):
+    assert _status(CALLS["OfferUpdate"], address, coordinator_credentials(folder, _now())) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_an_expired_certificate_is_refused_at_the_handshake(address, authority):
+    issued = authority.issue_site(SITES[0], datetime(2020, 1, 1, tzinfo=timezone.utc))
+    credentials = Credentials(authority.pem, issued.certificate, issued.key)
+    assert _status(CALLS["OfferUpdate"], address, credentials) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_client_refuses_another_authoritys_coordinator(address, folder):
+    good = site_credentials(folder, SITES[0], _now())
+    credentials = replace(good, ca_certificate=Authority.create(NAME, _now()).pem)
+    assert _status(CALLS["OfferUpdate"], address, credentials) is grpc.StatusCode.UNAVAILABLE
+
+
+# --- what goes through ---
+
+
+def _parts(header, words, start=0, step=CHUNK_BYTES):
+    yield pb.UpdatePart(header=codec.header_to_wire(header))
+    for offset in range(start, len(words), step):
+        yield pb.UpdatePart(chunk=codec.chunk_to_wire(offset, words[offset : offset + step]))
+
+
+@pytest.fixture
+def open_round(federation):
+    federation.connect()
+    federation.settle()
+    return toy_words("a", federation.ref, federation.manifest)
+
+
+def test_a_site_follows_a_run_to_its_end(federation, stub):
+    stream = stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
+    received = (codec.directive_from_wire(message) for message in stream)
+    assert next(received) == Manifest(federation.manifest)
+    next(received)  # waits for the others
+    federation.connect("b", "c")
+    federation.settle()
+    train = next(received)
+    assert train == Train(federation.ref, train.model, 60.0)
+    chunks = list(stub.FetchModel(pb.FetchModelRequest(model=codec.model_to_wire(train.model), offset=3), timeout=TIMEOUT_S))
+    assert [chunk.offset for chunk in chunks] == [3]
+    assert len(chunks[0].data) == 4 * PARAMETERS - 3
+    federation.play()
+    assert isinstance(list(received)[-1], Finished)
+    assert federation.moment.state.phase is PhaseName.SHUTDOWN
+
+
+def test_the_receipt_names_the_site_of_the_certificate(federation, stub, open_round):
+    header = federation.header(open_round)
+    assert codec.state_from_wire(stub.OfferUpdate(codec.header_to_wire(header), timeout=TIMEOUT_S)) == Offset(0)
+    receipt = codec.state_from_wire(stub.SendUpdate(_parts(header, open_round, step=50), timeout=TIMEOUT_S))
+    assert isinstance(receipt, Receipt)
+    assert receipt.site == "a"
+    again = codec.state_from_wire(stub.SendUpdate(_parts(header, open_round), timeout=TIMEOUT_S))
+    assert again == receipt
+    assert federation.moment.delivered == {"a"}
+
+
+def test_a_broken_upload_goes_on_where_it_broke(federation, stub, open_round):
+    header = federation.header(open_round)
+    half = list(_parts(header, open_round, step=78))[:2]
+    assert codec.state_from_wire(stub.SendUpdate(iter(half), timeout=TIMEOUT_S)) == Offset(78)
+    receipt = codec.state_from_wire(stub.SendUpdate(_parts(header, open_round, 78), timeout=TIMEOUT_S))
+    assert isinstance(receipt, Receipt)
+
+
+def test_scores_arrive(federation, stub, open_round):
+    assert open_round
+    message = pb.Scores(
+        round=codec.round_to_wire(federation.ref),
+        model_digest=federation.moment.state.model,
+        patients=1,
+        images=2,
+        dice=0.5,
+        iou=0.4,
+        hd95=float("nan"),
+    )
+    stub.ReportScores(message, timeout=TIMEOUT_S)
+    assert federation.engine.report().rounds[0].sites["a"].hd95 is None
+
+
+def test_a_second_stream_ends_the_first_as_a_broken_line(federation, stub):
+    first = stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
+    next(first)
+    second = stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
+    next(second)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(first)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert federation.manifest.run == "toy-run"
+    second.cancel()
+
+
+# --- how errors leave ---
+
+
+def test_refusals_arrive_as_what_they_are(federation, stub, open_round):
+    header = replace(federation.header(open_round), base_model=DIGEST)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.OfferUpdate(codec.header_to_wire(header), timeout=TIMEOUT_S)
+    error = error_from_call(caught.value)
+    assert (type(error), error.cure) == (UpdateRejected, "fetch the model again")
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.FetchModel(pb.FetchModelRequest(model=pb.ModelRef(digest=DIGEST, size_bytes=1)), timeout=TIMEOUT_S))
+    assert type(error_from_call(caught.value)) is RoundClosed
+
+
+def test_parts_out_of_form_are_refused(federation, stub, open_round):
+    header = codec.header_to_wire(federation.header(open_round))
+    first = pb.UpdatePart(header=header)
+    for parts in (
+        [],
+        [pb.UpdatePart()],
+        [pb.UpdatePart(chunk=pb.Chunk(offset=0, data=b"1"))],
+        [first, first],
+        [first, pb.UpdatePart(chunk=pb.Chunk(offset=0, data=b""))],
+        [first, pb.UpdatePart(chunk=pb.Chunk(offset=0, data=bytes(1000)))],
+        [pb.UpdatePart(header=pb.UpdateHeader(sha256="x"))],
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.SendUpdate(iter(parts), timeout=TIMEOUT_S)
+        assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    assert federation.moment.delivered == frozenset()
+
+
+def test_a_chunk_out_of_place_is_a_broken_line(federation, stub, open_round):
+    parts = [*list(_parts(federation.header(open_round), open_round, step=50))[:2], *list(_parts(HEADER, open_round, 60))[1:]]
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.SendUpdate(iter(parts), timeout=TIMEOUT_S)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_message_over_the_cap_is_refused(address, folder):
+    options = [("grpc.max_send_message_length", -1)]
+    credentials = site_credentials(folder, SITES[0], _now())
+    tls = grpc.ssl_channel_credentials(credentials.ca_certificate, credentials.key, credentials.certificate)
+    with grpc.secure_channel(address, tls, options=options) as channel, pytest.raises(grpc.RpcError) as caught:
+        FederationStub(channel).SendUpdate(iter([pb.UpdatePart(chunk=pb.Chunk(data=bytes(5 << 20)))]), timeout=TIMEOUT_S)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class _FailingService:
+    """A service with a bug, or with a broken disk."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __getattr__(self, name):
+        def fail(*_arguments):
+            raise self._error
+
+        return fail
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("private: /srv/patients"), grpc.StatusCode.INTERNAL),
+        (BrokenStore("private: /srv/state"), grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_private_text_stays_in_the_log(call, error, code, folder, authority):
+    events, broken = [], []
+    servicer = Servicer(_FailingService(error), authority.federation, 2, events.append, broken.append)
+    with (
+        _served(servicer, coordinator_credentials(folder, _now())) as bound,
+        _stub(bound, site_credentials(folder, SITES[0], _now())) as stub,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        call(stub)
+    assert caught.value.code() is code
+    assert "private" not in caught.value.details()
+    assert (caught.value.details() == INTERNAL_SENTENCE) == (code is grpc.StatusCode.INTERNAL)
+    (event,) = events
+    assert isinstance(event, CallFailed)
+    assert "private: /srv" in event.private
+    assert event.site == "a"
+    assert broken == ([error] if isinstance(error, BrokenStore) else [])
+
+
+def test_a_port_in_use_has_a_name(address, folder, authority):
+    servicer = Servicer(_FailingService(RuntimeError()), authority.federation, 2, print, print)
+    with pytest.raises(PortInUse, match=address), _served(servicer, coordinator_credentials(folder, _now()), listen=address):
+        pass

@@ -1,0 +1,157 @@
+"""``fedmentor distil`` and ``fedmentor predict`` on small folders, as a person calls them."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fed_node.cli.distil import default_cache, distil
+from fed_node.cli.predict import predict
+from fed_node.data.reading import read_mask
+from fed_node.student.picture import mask_png, outline, overlay_png
+from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
+from fedmentor.errors import ConfigError, ModelError, TeacherUnreachable, UnreadableImage, WrongArchitecture
+from fedmentor.models import ModelRecord, digest_of, load_model, save_model
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    random = np.random.default_rng(0)
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(random.integers(0, 256, (60, 70), np.uint8)).save(folder / "images" / f"x{number}.png")
+    (folder / "metadata.csv").write_text("id\nx0\nx1\nx2\n")
+    return folder
+
+
+@pytest.fixture
+def analytic_teacher(monkeypatch):
+    """What a teacher service would register at installation."""
+    found = EntryPoints([EntryPoint("local", "fedmentor.testing.teacher:AnalyticTeacher", "fedmentor.teachers")])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_names: found)
+
+
+@pytest.fixture
+def model(tmp_path):
+    tensors = student_tensors(new_student(0))
+    save_model(tmp_path / "model", tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors)))
+    return tmp_path / "model"
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def quick(dataset, tmp_path, *more):
+    options = ("--out", tmp_path / "student", "--cache", tmp_path / "cache", "--epochs", 1, "--local-teacher", *more)
+    return run(distil, dataset, *options)
+
+
+@pytest.mark.usefixtures("analytic_teacher")
+def test_distil_writes_a_model_and_the_second_run_asks_nobody(dataset, tmp_path):
+    first = quick(dataset, tmp_path)
+    assert first.exit_code == 0
+    assert "3 asked for, 0 from the cache" in first.stdout
+    assert "labels: 3 of 3" in first.stderr
+    _, record = load_model(tmp_path / "student")
+    second = quick(dataset, tmp_path, "--json")
+    assert json.loads(second.stdout) == record.model_dump(mode="json")
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3
+
+
+@pytest.mark.usefixtures("analytic_teacher")
+@pytest.mark.parametrize("option", [("--alpha", "1.5"), ("--temperature", "0"), ("--epochs", "0"), ("--failure-limit", "2")])
+def test_an_option_out_of_range_is_named(dataset, tmp_path, option):
+    with pytest.raises(ConfigError, match=option[0]):
+        quick(dataset, tmp_path, *option)
+
+
+@pytest.mark.usefixtures("analytic_teacher")
+@pytest.mark.parametrize("more", [("--teacher-url", "http://127.0.0.1:9"), ("--state", "teacher.json")])
+def test_two_teachers_are_a_usage_error(dataset, tmp_path, more):
+    assert quick(dataset, tmp_path, *more).exit_code == 2
+
+
+def test_without_a_running_teacher_nothing_is_written(dataset, tmp_path):
+    with pytest.raises(TeacherUnreachable):
+        run(distil, dataset, "--out", tmp_path / "student", "--state", tmp_path / "teacher.json")
+    assert not (tmp_path / "student").exists()
+
+
+def test_without_an_installed_teacher_the_cure_is_named(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_names: EntryPoints())
+    with pytest.raises(ConfigError, match="installed"):
+        quick(dataset, tmp_path)
+
+
+def test_the_cache_lies_where_caches_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "fedmentor" / "soft-labels"
+
+
+def test_predict_writes_mask_and_overlay_of_the_images_size(dataset, model, tmp_path):
+    images = [dataset / "images" / f"x{number}.png" for number in range(2)]
+    result = run(predict, model, *images, "--out", tmp_path / "out", "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["image"] for line in lines] == [str(image) for image in images]
+    for line in lines:
+        with Image.open(line["mask"]) as mask, Image.open(line["overlay"]) as overlay:
+            assert (mask.mode, mask.size, overlay.mode, overlay.size) == ("L", (70, 60), "RGB", (70, 60))
+            assert line["foreground"] == pytest.approx(np.mean(np.asarray(mask) == 255), abs=1e-4)
+        assert 0.5 <= line["confidence"] <= 1
+
+
+def test_predict_refuses_two_images_of_one_name(dataset, model, tmp_path):
+    image = dataset / "images" / "x0.png"
+    with pytest.raises(ConfigError, match="x0"):
+        run(predict, model, image, image, "--out", tmp_path / "out")
+
+
+def test_predict_refuses_what_is_no_image(model, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage, match="bad"):
+        run(predict, model, tmp_path / "bad.png", "--out", tmp_path / "out")
+
+
+def test_predict_refuses_another_architecture_and_no_model(dataset, tmp_path):
+    image = dataset / "images" / "x0.png"
+    other = {"weight": np.zeros(3, np.float32)}
+    save_model(tmp_path / "other", other, ModelRecord(architecture="other-v1", digest=digest_of(other)))
+    with pytest.raises(WrongArchitecture, match="other-v1"):
+        run(predict, tmp_path / "other", image, "--out", tmp_path / "out")
+    with pytest.raises(ModelError):
+        run(predict, dataset, image, "--out", tmp_path / "out")
+
+
+def test_the_outline_is_foreground_that_touches_background():
+    mask = np.zeros((6, 7), bool)
+    mask[1:5, 1:6] = True
+    expected = mask.copy()
+    expected[2:4, 2:5] = False
+    assert np.array_equal(outline(mask), expected)
+    assert np.array_equal(outline(np.ones((3, 3), bool)), ~np.pad([[True]], 1))
+
+
+def test_pictures_show_the_mask_and_leave_the_rest_grey(tmp_path):
+    pixels = np.full((6, 7), 90, np.uint8)
+    mask = np.zeros((6, 7), bool)
+    mask[1:5, 1:6] = True
+    (tmp_path / "mask.png").write_bytes(mask_png(mask))
+    (tmp_path / "overlay.png").write_bytes(overlay_png(pixels, mask))
+    assert np.array_equal(read_mask(tmp_path / "mask.png", (6, 7)), mask)
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        colours = np.asarray(overlay)
+    assert (colours[~mask] == 90).all()
+    assert (colours[mask][:, 1] > colours[mask][:, 0]).all()
+
+
+@pytest.mark.parametrize("module", ["distil", "predict"])
+def test_help_loads_no_torch(module):
+    code = f"import sys; import fed_node.cli.{module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,142 @@
+"""Every domain value survives the wire; every malformed message is a domain error."""
+
+import math
+from contextlib import suppress
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmentor.errors import ConfigError, FedMentorError, UpdateRejected
+from fedmentor.federation import (
+    CHUNK_BYTES,
+    Evaluate,
+    Finished,
+    Manifest,
+    ModelRef,
+    Offset,
+    Outcome,
+    Receipt,
+    RoundRef,
+    RunManifest,
+    Scores,
+    Train,
+    UpdateHeader,
+    Wait,
+)
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.wire import codec
+from fedmentor.wire.v1 import federation_pb2 as pb
+
+REF = RoundRef(RunId("run"), Round(3), Attempt(2))
+DIGEST = Digest("ab" * 32)
+MODEL = ModelRef(DIGEST, 152)
+MANIFEST = RunManifest(
+    run=RunId("run"),
+    roster=(SiteId("a"), SiteId("b"), SiteId("c")),
+    rounds=2,
+    architecture="toy",
+    tensors=(("w", (2, 3)),),
+    initial_model=DIGEST,
+)
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        Manifest(MANIFEST),
+        Train(REF, MODEL, 12.345),
+        Evaluate(REF, MODEL, 0.0),
+        Wait("später"),
+        Finished(Outcome.COMPLETED, "all rounds are done"),
+        Finished(Outcome.FAILED, "why"),
+    ],
+)
+def test_directives(directive):
+    message = pb.Directive.FromString(codec.directive_to_wire(directive).SerializeToString())
+    assert codec.directive_from_wire(message) == directive
+
+
+@pytest.mark.parametrize("state", [Offset(0), Offset(2**40), Receipt(REF, SiteId("a"), DIGEST, "2026-01-01T00:00:00+00:00")])
+def test_update_states(state):
+    assert codec.state_from_wire(pb.UpdateState.FromString(codec.state_to_wire(state).SerializeToString())) == state
+
+
+def test_headers():
+    header = UpdateHeader(REF, DIGEST, 2**33, DIGEST)
+    assert codec.header_from_wire(codec.header_to_wire(header)) == header
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1e6) | st.just(math.nan))
+def test_scores(patients, dice, iou, hd95):
+    scores = Scores(REF, DIGEST, patients, patients + 1, dice, iou, hd95)
+    back = codec.scores_from_wire(pb.Scores.FromString(codec.scores_to_wire(scores).SerializeToString()))
+    assert repr(back) == repr(scores)  # NaN is not equal to itself
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dice": math.nan},
+        {"dice": -0.1},
+        {"dice": 1.1},
+        {"iou": math.inf},
+        {"hd95": -1.0},
+        {"hd95": math.inf},
+        {"patients": 0},
+        {"patients": 6},
+    ],
+)
+def test_scores_out_of_range_are_refused(changes):
+    fields = {"patients": 4, "images": 5, "dice": 0.5, "iou": 0.4, "hd95": 3.0} | changes
+    message = pb.Scores(round=codec.round_to_wire(REF), model_digest=DIGEST, **fields)
+    with pytest.raises(UpdateRejected):
+        codec.scores_from_wire(message)
+
+
+@pytest.mark.parametrize("name", ["", "Run", "a/b", "x" * 64])
+def test_malformed_run_names_are_refused(name):
+    with pytest.raises(ConfigError):
+        codec.round_from_wire(pb.RoundRef(run=name))
+
+
+@pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "zz" * 32, "ab" * 33])
+def test_malformed_digests_are_refused(digest):
+    with pytest.raises(ConfigError):
+        codec.model_from_wire(pb.ModelRef(digest=digest))
+
+
+def test_empty_messages_are_refused():
+    with pytest.raises(FedMentorError, match="does not know"):
+        codec.directive_from_wire(pb.Directive())
+    with pytest.raises(FedMentorError):
+        codec.state_from_wire(pb.UpdateState())
+
+
+def test_a_chunk_must_continue_and_fit():
+    assert codec.check_chunk(pb.Chunk(offset=5, data=b"abc"), 5, 3) == b"abc"
+    for chunk, remaining in (
+        (pb.Chunk(offset=4, data=b"abc"), 10),
+        (pb.Chunk(offset=5, data=b""), 10),
+        (pb.Chunk(offset=5, data=b"abc"), 2),
+        (pb.Chunk(offset=5, data=bytes(CHUNK_BYTES + 1)), 2 * CHUNK_BYTES),
+    ):
+        with pytest.raises(UpdateRejected):
+            codec.check_chunk(chunk, 5, remaining)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_from_anywhere_give_a_value_or_a_domain_error(data):
+    for kind, decode in (
+        (pb.Directive, codec.directive_from_wire),
+        (pb.UpdateHeader, codec.header_from_wire),
+        (pb.UpdateState, codec.state_from_wire),
+        (pb.Scores, codec.scores_from_wire),
+    ):
+        try:
+            message = kind.FromString(data)
+        except DecodeError:
+            continue  # gRPC refuses it before our code
+        with suppress(FedMentorError):
+            decode(message)

@@ -1,0 +1,150 @@
+"""The networks against their authors': SAM-Med2D against reference arrays, LiteMedSAM against its published code."""
+
+import gc
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fedmentor.ids import Digest
+from fedmentor.teacher.contract import Box, Point, Prompt
+from teacher_service.local import LocalTeacher
+from teacher_service.models import lite_medsam, sam_med2d
+from teacher_service.models.network import OBJECTS_AT_ONCE
+from teacher_service.preprocess import LONGEST256
+from teacher_service.weights import Weights
+
+DIGEST = Digest("0" * 64)
+
+
+@pytest.fixture(scope="module")
+def reference(sam_med2d_reference):
+    """The fill procedure of the reference, its golden arrays, and our network under that fill; one gigabyte, freed at the end."""
+    names = {name: tuple(tensor.shape) for name, tensor in sam_med2d.skeleton().state_dict().items()}
+    tensors = {}
+    for index, name in enumerate(sorted(names)):
+        value = torch.randn(names[name], generator=torch.Generator().manual_seed(1000 + index)).mul_(0.02)
+        tensors[name] = 1 + value if name.endswith("weight") and value.ndim == 1 and "norm" in name else value
+    teacher = LocalTeacher(Weights("sam-med2d", DIGEST, DIGEST, tensors))
+    image = torch.rand((1, 3, 256, 256), generator=torch.Generator().manual_seed(7))
+    with np.load(sam_med2d_reference / "sam_med2d_golden.npz") as golden:
+        yield teacher, teacher._network.encode(image), {name: golden[name] for name in golden.files}
+    del teacher, tensors
+    gc.collect()
+
+
+BOX = torch.tensor([[40.0, 60, 200, 220]])
+BOXES = torch.tensor([[40.0, 60, 200, 220], [100, 20, 180, 90]])
+POINT = (torch.tensor([[[128.0, 128]]]), torch.tensor([[1]], dtype=torch.int32))
+POINTS = (torch.tensor([[[128.0, 128], [30, 200], [10, 10]]]), torch.tensor([[1, 0, 1]], dtype=torch.int32))
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape
+    assert np.abs(found.numpy() - expected).max() / np.abs(expected).max() < 1e-4
+
+
+def test_sam_med2d_has_the_names_and_shapes_of_the_official_file(sam_med2d_reference):
+    expected = json.loads((sam_med2d_reference / "sam_med2d_state_dict.json").read_text())
+    found = sam_med2d.skeleton().state_dict()
+    assert [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in found.items()] == expected
+
+
+def test_sam_med2d_embedding_equals_the_reference(reference):
+    _teacher, embedding, golden = reference
+    assert_close(embedding, golden["image_embedding"])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "points", "name"),
+    [
+        (BOX, None, "low_res_logits_box_multi"),
+        (None, POINT, "low_res_logits_point_multi"),
+        (None, POINTS, "low_res_logits_points3_multi"),
+        (BOXES, None, "low_res_logits_2box_multi"),
+    ],
+    ids=["box", "point", "three points", "two boxes"],
+)
+def test_sam_med2d_masks_equal_the_reference(reference, boxes, points, name):
+    teacher, embedding, golden = reference
+    network = teacher._network
+    masks, _quality = network.candidates(embedding, boxes, points)
+    assert_close(masks, golden[name])
+
+
+def test_sam_med2d_keeps_the_best_of_three_masks_for_each_box(reference):
+    teacher, embedding, _golden = reference
+    network = teacher._network
+    masks, quality = network.candidates(embedding, BOXES, None)
+    logits, best = network.decode(embedding, BOXES, None)
+    assert logits.shape == (2, 64, 64)
+    for row in range(2):
+        winner = int(quality[row].argmax())
+        assert torch.equal(logits[row], masks[row, winner])
+        assert best[row] == quality[row, winner]
+
+
+def test_sam_med2d_answers_points_boxes_and_both(reference):
+    teacher, _embedding, _golden = reference
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 300), dtype=np.uint8)
+    boxes, points = (Box(10, 10, 90, 90), Box(100, 20, 280, 80)), (Point(50, 50), Point(200, 30, 0))
+    answers = [teacher.soften(pixels, prompt) for prompt in (Prompt(boxes), Prompt((), points), Prompt(boxes, points))]
+    assert [soft.logits.shape for soft in answers] == [(2, 64, 64), (1, 64, 64), (2, 64, 64)]
+    assert {soft.content for soft in answers} == {(64, 64)}
+    assert [soft.timings_ms["embedding_cached"] for soft in answers] == [0.0, 1.0, 1.0]
+    assert (answers[0].logits != answers[2].logits).any()  # points refine boxes
+
+
+def test_more_objects_than_are_decoded_at_once(reference):
+    teacher, embedding, _golden = reference
+    boxes = torch.stack([BOX[0] + shift for shift in range(OBJECTS_AT_ONCE + 3)])
+    many, _quality = teacher._network.decode(embedding, boxes, None)
+    last, _quality = teacher._network.decode(embedding, boxes[-1:], None)
+    assert many.shape == (OBJECTS_AT_ONCE + 3, 64, 64)
+    torch.testing.assert_close(many[-1:], last, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def published_weights():
+    """LiteMedSAM's official tensors."""
+    return torch.load(io.BytesIO(lite_medsam.bundled_checkpoint()), weights_only=True)
+
+
+def test_the_faster_litemedsam_answers_as_the_published_one(published_weights):
+    rng = np.random.default_rng(0)
+    picture = np.clip(rng.normal(128, 40, (200, 256)), 0, 255).astype(np.uint8)
+    picture[60:140, 80:180] //= 2
+    image = torch.from_numpy(LONGEST256.image(picture))[None]
+    box = torch.tensor([[70.0, 50, 190, 150]])
+    answers = []
+    for build in (lite_medsam.build_as_published, lite_medsam.build):
+        network = build(published_weights)
+        logits, quality = network.decode(network.encode(image), box, None)
+        answers.append((logits.sigmoid(), quality))
+    assert float((answers[0][0] - answers[1][0]).abs().max()) < 1e-5
+    assert float((answers[0][1] - answers[1][1]).abs().max()) < 1e-5
+    assert 0.01 < float((answers[0][0] > 0.5).float().mean()) < 0.9  # there is something to compare
+
+
+def test_no_attention_bias_from_before_the_weights_were_loaded_survives(published_weights):
+    network = lite_medsam.build_as_published(published_weights)
+    attentions = [module for module in network.modules.image_encoder.modules() if isinstance(module, lite_medsam.Attention)]
+    assert len(attentions) == 10
+    for attention in attentions:
+        assert torch.equal(attention.ab, attention.attention_biases[:, attention.attention_bias_idxs])
+        assert attention.ab.abs().max() > 0  # a fresh network's bias is zero
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height", [16, 21, 7])
+def test_strips_give_what_the_whole_picture_gives(height, stride):
+    torch.manual_seed(0)
+    expand, project = torch.nn.Conv2d(4, 8, 1), torch.nn.Conv2d(8, 3, 1)
+    depthwise = torch.nn.Conv2d(8, 8, 3, stride, padding=1, groups=8)
+    picture = torch.randn(1, 4, height, 10)
+    gelu = torch.nn.functional.gelu
+    with torch.inference_mode():
+        whole = project(gelu(depthwise(gelu(expand(picture)))))
+        torch.testing.assert_close(lite_medsam.inverted_bottleneck(picture, expand, depthwise, project), whole)
