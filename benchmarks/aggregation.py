@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import random
 import subprocess
 import sys
 import tempfile
@@ -26,12 +25,13 @@ from coordinator.app import JOURNAL_FILE, EngineParts, build_engine
 from coordinator.averaging import mean_blocks
 from coordinator.phases.phase import PhaseLimits
 from coordinator.progress import Progress
+from coordinator.service import CoordinatorService
 from coordinator.state import PhaseName
 from coordinator.store.models import ModelStore
 from coordinator.store.sqlite import SqliteJournal
 from fedmentor.clock import SystemClock
 from fedmentor.federation import CHUNK_BYTES, RoundRef, RunManifest, UpdateHeader
-from fedmentor.ids import Attempt, Round, RunId, SiteId
+from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.models import ModelRecord
 from fedmentor.secagg.ring import Ring, quantise
 from fedmentor.tensors import TensorSpec, sha256_hex
@@ -101,13 +101,13 @@ def measure(sites: int, megabytes: int) -> str:
     return f"| {sites} | {megabytes} | {sent_s:.1f} | {aggregate_s:.1f} | {peak:.0f} | {peak / megabytes:.2f} x |"
 
 
-def send(service: object, site: SiteId, seed: int, parameters: int, model: str) -> float:
+def send(service: CoordinatorService, site: SiteId, seed: int, parameters: int, model: Digest) -> float:
     """Deliver one update; seconds that the service took, without the making of the noise."""
     sha256 = hashlib.sha256()
     for chunk in noise(seed, parameters):
         sha256.update(chunk)
     ref = RoundRef(RunId("bench"), Round(0), Attempt(1))
-    header = UpdateHeader(ref, sha256.hexdigest(), 4 * (parameters + 1), model)
+    header = UpdateHeader(ref, Digest(sha256.hexdigest()), 4 * (parameters + 1), model)
     service.offer_update(site, header)
     offset, seconds = 0, 0.0
     for chunk in noise(seed, parameters):
@@ -152,7 +152,7 @@ def compare() -> Iterator[str]:
     examples = [int(n) for n in generator.integers(20, 1000, 8)]
     exact = np.average([delta.astype(np.float64) for delta in deltas], axis=0, weights=examples)
     sources = [Words(quantise(delta, n, Ring())) for delta, n in zip(deltas, examples, strict=True)]
-    orders = [random.Random(seed).sample(range(8), 8) for seed in range(ORDERS)]
+    orders = [generator.permutation(8) for _ in range(ORDERS)]
     for name, average in (
         ("ring integers", lambda order: np.concatenate(list(mean_blocks([sources[i] for i in order], COMPARED_PARAMETERS)))),
         ("float32 in order of arrival", lambda order: float_average([deltas[i] for i in order], [examples[i] for i in order])),

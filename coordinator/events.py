@@ -20,10 +20,11 @@ class PhaseEntered:
 
 @dataclass(frozen=True)
 class SiteConnected:
-    """A site opened its stream; ``superseded`` where it had another one open."""
+    """A site opened its stream; ``superseded`` where it had another one open. ``software`` is what it says of itself."""
 
     site: SiteId
     superseded: bool
+    software: str = ""
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,18 @@ class CoordinatorService:
         """The run's rules."""
         return self._manifest
 
-    def subscribe(self, site: SiteId, wake: Callable[[], None]) -> Subscription:
+    def subscribe(self, site: SiteId, wake: Callable[[], None], software: str = "") -> Subscription:
         """Open the site's stream of directives. A site has one: an older one ends with CoordinatorUnreachable.
+
+        ``software`` is the site's own word, for the log.
 
         Raises:
             CoordinatorUnreachable: the coordinator is stopping.
         """
         check_site(self._manifest, site)
-        return self._streams.subscribe(site, wake)
+        return self._streams.subscribe(site, wake, software)
 
-    async def follow(self, site: SiteId) -> AsyncGenerator[Directive, None]:
+    async def follow(self, site: SiteId, software: str = "") -> AsyncGenerator[Directive, None]:
         """The site's directives, the manifest first; ends after Finished. Raises what ``subscribe`` and ``poll`` raise."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -89,7 +91,7 @@ class CoordinatorService:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(changed.set)
 
-        subscription = self.subscribe(site, wake)
+        subscription = self.subscribe(site, wake, software)
         try:
             while True:
                 changed.clear()

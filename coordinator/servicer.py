@@ -69,9 +69,9 @@ class Servicer(FederationServicer):
         self._broken = broken
         self._uploads: Counter[SiteId] = Counter()
 
-    async def Follow(self, request: pb.FollowRequest, context: Context) -> AsyncIterator[pb.Directive]:  # noqa: ARG002, N802 - name and request are the proto's
+    async def Follow(self, request: pb.FollowRequest, context: Context) -> AsyncIterator[pb.Directive]:  # noqa: N802 - the proto's name
         """See federation.proto."""
-        async with self._answering("Follow", context) as site, aclosing(self._service.follow(site)) as directives:
+        async with self._answering("Follow", context) as site, aclosing(self._service.follow(site, request.software)) as directives:
             async for directive in directives:
                 yield codec.directive_to_wire(directive)
 

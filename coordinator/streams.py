@@ -13,6 +13,9 @@ from fedmentor.errors import CoordinatorUnreachable
 from fedmentor.federation import Directive, Finished, Manifest, RunManifest
 from fedmentor.ids import SiteId
 
+MAX_SOFTWARE_CHARACTERS = 100
+"""Of a site's own words about itself, this much goes into the log."""
+
 
 class Subscription:
     """One site's stream; made by Streams.subscribe. ``wake`` is called, from any thread, when ``poll`` may have something new."""
@@ -79,7 +82,7 @@ class Streams:
         self._open: dict[SiteId, Subscription] = {}
         self._closed = False
 
-    def subscribe(self, site: SiteId, wake: Callable[[], None]) -> Subscription:
+    def subscribe(self, site: SiteId, wake: Callable[[], None], software: str = "") -> Subscription:
         """Open the stream of a site on the roster; an older one of it ends with CoordinatorUnreachable.
 
         Raises:
@@ -95,7 +98,7 @@ class Streams:
             self._presence.arrive(site)
         if older:
             older.end("a newer stream of this site was opened")
-        self._observe(SiteConnected(site, superseded=older is not None))
+        self._observe(SiteConnected(site, superseded=older is not None, software=software[:MAX_SOFTWARE_CHARACTERS]))
         self._wake_driver()
         return subscription
 

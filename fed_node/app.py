@@ -11,7 +11,8 @@ from fed_node.events import Observer
 from fed_node.link import GrpcLink
 from fed_node.mailbox import ThreadedMailbox
 from fed_node.outbox_store import SqliteOutbox
-from fed_node.session import Session, SessionPolicy, SessionPorts
+from fed_node.ports import SessionPolicy, SessionPorts
+from fed_node.session import Session
 from fed_node.trainer import LocalTrainer
 from fedmentor.clock import SystemClock
 from fedmentor.federation import Finished

@@ -98,7 +98,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             values = tomllib.loads(stream.read(MAX_CONFIG_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read", cure="give a TOML file; deploy/ has samples") from error
+        raise ConfigError(f"{file} cannot be read", cure="give a TOML file; docs/node.md has a sample") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     for name in ("certificates", "data", "state"):

@@ -45,7 +45,7 @@ class RoundLines:
     """Collects a round's events until its line is complete."""
 
     def __init__(self) -> None:
-        self._rounds = 0
+        self._last: int | None = None  # number of the model that is only scored; unknown before the manifest
         self._dice: dict[RoundRef, float] = {}
         self._loss: dict[RoundRef, float] = {}
 
@@ -53,8 +53,8 @@ class RoundLines:
         """The line that this event completes, if it completes one."""
         match event:
             case Joined(rounds=rounds):
-                self._rounds = rounds
-            case Scored(ref, scores) if ref.round >= self._rounds:
+                self._last = rounds
+            case Scored(ref, scores) if ref.round == self._last:
                 return RoundLine(ref.round, ref.attempt, scores.dice, None, 0.0, 0, 0, "scored")
             case Scored(ref, scores):
                 self._dice[ref] = scores.dice

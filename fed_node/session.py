@@ -16,33 +16,22 @@ Train, step by step (``Session._train``)::
     5 train     until done, or deadline, or nobody waits for it any more, or this node is stopped
     6 quantise  clip, weight, ring words (fedmentor.secagg.ring)
     7 outbox    on disk before a byte is sent
-    8 send      through ``_deliver``, the only place where an update leaves the site; keep the receipt
+    8 send      through fed_node.delivery, the only gate by which an update leaves the site; keep the receipt
 
 Whatever happens between two steps, doing the directive again is safe: 1 to 5 change nothing, 7 and 8 are idempotent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from fed_node.events import Delivered, Joined, LinkLost, Observer, RunOver, Scored, Skipped, Trained, Waiting
-from fed_node.mailbox import Arrived, Mailbox, OpenMailbox
-from fed_node.outbox import Outbox, OutboxEntry, UpdateStage
-from fed_node.rules import (
-    PlanLimits,
-    check_directive,
-    check_manifest,
-    check_model,
-    check_not_older,
-    check_receipt,
-    check_same_base,
-)
-from fed_node.trainer import LocalScores, LocalTrainer, TrainedUpdate, local_seed
-from fedmentor.clock import Clock
-from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
+from fed_node.connection import Connection
+from fed_node.delivery import Delivery
+from fed_node.events import Joined, RunOver, Scored, Skipped, Trained, Waiting
+from fed_node.mailbox import Arrived
+from fed_node.ports import SessionPolicy, SessionPorts
+from fed_node.rules import check_directive, check_manifest, check_model, check_not_older, check_same_base
+from fed_node.trainer import LocalScores, TrainedUpdate, local_seed
+from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed
 from fedmentor.federation import (
-    CoordinatorLink,
     Evaluate,
     Finished,
     Manifest,
@@ -59,58 +48,6 @@ from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import FloatVector, sha256_hex
 
 
-@dataclass(frozen=True)
-class SessionPorts:
-    """Everything through which a session touches the world.
-
-    Attributes:
-        link: line to the coordinator.
-        open_mailbox: turns an open stream into a mailbox.
-        trainer: the student on this site's data.
-        outbox: durable memory.
-        clock: monotonic time for deadlines and backoff.
-        pause: sleeps up to so many seconds; may return early.
-        jitter: a number in [0, 1) that spreads reconnecting sites over time.
-        stopping: whether this node was asked to stop.
-        observe: is told what happens.
-    """
-
-    link: CoordinatorLink
-    open_mailbox: OpenMailbox
-    trainer: LocalTrainer
-    outbox: Outbox
-    clock: Clock
-    pause: Callable[[float], None]
-    jitter: Callable[[], float]
-    stopping: Callable[[], bool]
-    observe: Observer
-
-
-@dataclass(frozen=True)
-class SessionPolicy:
-    """What this site decides for itself.
-
-    Attributes:
-        limits: what a manifest may ask for.
-        give_up_seconds: how long the coordinator may be unreachable.
-        first_retry_seconds, longest_retry_seconds: bounds of the backoff; it doubles between them.
-    """
-
-    limits: PlanLimits = field(default_factory=PlanLimits)
-    give_up_seconds: float = 600.0
-    first_retry_seconds: float = 0.5
-    longest_retry_seconds: float = 30.0
-
-
-@dataclass
-class _Absence:
-    """Since when the coordinator is away, how often it was tried, and when to try next; in monotonic seconds."""
-
-    since_s: float
-    tries: int = 0
-    retry_at_s: float = 0.0
-
-
 class Session:
     """One site in one run; see the module's diagram.
 
@@ -124,9 +61,9 @@ class Session:
         self._site = site
         self._ports = ports
         self._policy = policy
-        self._mailbox: Mailbox | None = None
+        self._delivery = Delivery(site, ports)
+        self._connection = Connection(ports, policy, self._delivery.send_waiting)
         self._manifest: RunManifest | None = None
-        self._absence: _Absence | None = None
         # Scores of the model evaluated last: a round that is tried again need not evaluate the same model again.
         self._scored: tuple[Digest, LocalScores] | None = None
 
@@ -149,7 +86,7 @@ class Session:
                     return finished
             return None
         finally:
-            self._hang_up()
+            self._connection.close()
 
     def step(self) -> Finished | None:
         """Do one thing: connect, or take one directive and act on it; raises what run() raises.
@@ -158,48 +95,13 @@ class Session:
             How the run ended, once it has.
         """
         try:
-            if self._mailbox is None:
-                self._connect()
-                return None
-            arrived = self._mailbox.take()
+            arrived = self._connection.take()
             return self._act(arrived) if arrived is not None else None
         except CoordinatorUnreachable as error:
-            self._hang_up()
-            self._plan_retry(error)
+            self._connection.lost(error)
             return None
 
-    def _connect(self) -> None:
-        wait_s = self._absence.retry_at_s - self._ports.clock.monotonic_s() if self._absence else 0.0
-        if wait_s > 0:
-            self._ports.pause(wait_s)
-            return
-        # The outbox first: a finished update must not wait until the coordinator has something to say.
-        for entry in self._ports.outbox.ready():
-            self._deliver(entry, bytes_down=0, started_s=self._ports.clock.monotonic_s(), again=True)
-        self._mailbox = self._ports.open_mailbox(self._ports.link.follow())
-
-    def _plan_retry(self, error: CoordinatorUnreachable) -> None:
-        now_s, policy = self._ports.clock.monotonic_s(), self._policy
-        absence = self._absence = self._absence or _Absence(since_s=now_s)
-        if now_s - absence.since_s >= policy.give_up_seconds:
-            raise CoordinatorUnreachable(
-                f"the coordinator has not answered for {now_s - absence.since_s:.0f} s; the last try said: {error.message}",
-                cure="check its address, that it runs, and the network; the outbox keeps what was not acknowledged",
-            ) from error
-        # Full range doubling, half of it random: sites that lost the coordinator together do not come back together.
-        ceiling_s = min(policy.longest_retry_seconds, policy.first_retry_seconds * 2.0 ** min(absence.tries, 32))
-        delay_s = ceiling_s * (0.5 + 0.5 * self._ports.jitter())
-        absence.tries += 1
-        absence.retry_at_s = now_s + delay_s
-        self._ports.observe(LinkLost(error.message, delay_s))
-
-    def _hang_up(self) -> None:
-        if self._mailbox is not None:
-            self._mailbox.close()
-            self._mailbox = None
-
     def _act(self, arrived: Arrived) -> Finished | None:
-        self._absence = None
         match arrived.directive:
             case Manifest(manifest):
                 self._join(manifest)
@@ -249,7 +151,7 @@ class Session:
         known = self._ports.outbox.find(ref)
         if known is not None:
             check_same_base(known.header, directive.model)
-            self._send_again(ref, known, started_s)
+            self._delivery.send_again(ref, known)
             return
         try:
             # (3) fetch, (4) evaluate
@@ -269,12 +171,7 @@ class Session:
         entry = self._ports.outbox.put(header, words)
         self._ports.observe(Trained(ref, update.loss, update.examples, self._ports.clock.monotonic_s() - started_s))
         # (8) send
-        self._deliver(entry, directive.model.size_bytes, started_s, again=False)
-
-    def _send_again(self, ref: RoundRef, known: OutboxEntry, started_s: float) -> None:
-        if known.stage is UpdateStage.RECEIPTED and known.header.round == ref:
-            return  # the directive crossed our update on the wire
-        self._deliver(self._ports.outbox.readdress(ref), bytes_down=0, started_s=started_s, again=True)
+        self._delivery.send(entry, directive.model.size_bytes, started_s, again=False)
 
     def _fetch(self, model: ModelRef, manifest: RunManifest) -> FloatVector:
         return check_model(self._ports.link.fetch_model(model), model.digest, manifest.spec)
@@ -306,28 +203,9 @@ class Session:
 
     def _superseded(self, ref: RoundRef) -> str:
         """Why nobody waits for this round any more; empty while somebody does. Another attempt of it wants the same update."""
-        newer = self._mailbox.peek() if self._mailbox is not None else None
+        newer = self._connection.peek()
         if isinstance(newer, Finished):
             return "the run is over"
         if isinstance(newer, Train | Evaluate) and (newer.round.run, newer.round.round) != (ref.run, ref.round):
             return f"the coordinator went on to round {newer.round.round}"
         return ""
-
-    def _deliver(self, entry: OutboxEntry, bytes_down: int, started_s: float, *, again: bool) -> None:
-        """Send an update that is on disk; the only place where one leaves the site.
-
-        Raises:
-            CoordinatorUnreachable: it stays in the outbox.
-            UpdateConflict: another update of this site is accepted: a second node runs under this identity.
-        """
-        header = entry.header
-        try:
-            receipt = self._ports.link.send_update(header, entry.words)
-        except (RoundClosed, UpdateRejected) as error:
-            self._ports.outbox.mark_dropped(header.round, error.message)
-            self._ports.observe(Skipped(header.round, error.message))
-            return
-        check_receipt(receipt, header, self._site)
-        self._ports.outbox.mark_receipted(receipt)
-        seconds = self._ports.clock.monotonic_s() - started_s
-        self._ports.observe(Delivered(header.round, bytes_down, len(entry.words), seconds, again))

@@ -35,9 +35,8 @@ def aggregate(context: Context, moment: Moment) -> Moved:
     parameters = spec_size(context.manifest.spec)
     blocks = next_model(context.models.open(state.model), sources, parameters)
     model = context.models.write(blocks, lambda digest: _record(context, moment, digest, updates))
-    return transition(
-        context, moment, "store_aggregate", to_phase(moment, PhaseName.PUBLISH, pending=model), fields={"model": model}
-    )
+    fields = {"model": model, "sites": " ".join(update.site for update in updates)}
+    return transition(context, moment, "store_aggregate", to_phase(moment, PhaseName.PUBLISH, pending=model), fields=fields)
 
 
 def _checked(context: Context, model: Digest, update: AcceptedUpdate) -> SpooledUpdate:

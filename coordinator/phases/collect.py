@@ -21,8 +21,7 @@ def collect(context: Context, moment: Moment) -> Stay | Moved:
     left_s = manifest.collect_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, missing) if quorum else None
     if (quorum and left_s <= 0) or (grace_s is not None and grace_s <= 0):  # 1, 2, 3: no grace where none is missing
-        to = to_phase(moment, PhaseName.AGGREGATE)
-        return transition(context, moment, "close_round", to, fields={"missing": " ".join(sorted(missing))})
+        return transition(context, moment, "close_round", to_phase(moment, PhaseName.AGGREGATE))
     if left_s <= 0:  # 2
         return fail(context, moment, f"{len(moment.delivered)} of {manifest.quorum} needed updates arrived in time")
     return Stay(left_s if grace_s is None else min(left_s, grace_s))

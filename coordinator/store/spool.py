@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._locks: defaultdict[SiteId, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[SiteId, threading.Lock] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def stored(self, site: SiteId, header: UpdateHeader) -> int:
@@ -121,7 +120,7 @@ class Spool:
 
     @contextmanager
     def _site(self, site: SiteId) -> Iterator[Path]:
-        with self._locks[site]:
+        with self._locks.setdefault(site, threading.Lock()):
             try:
                 yield self._folder / site
             except OSError as error:

@@ -24,18 +24,18 @@ class Augmentation:
     Attributes:
         rotation_degrees: about the centre.
         shift: of the image's side, in x and in y.
-        scale: of the size; 0.1 is 90 to 110 %.
+        scale: of the size; 0.15 is 85 to 115 %.
         gamma_octaves: exposure; the grey values' exponent is 2 to the power of this.
         contrast: factor about mid-grey.
         noise: largest standard deviation of Gaussian noise; images are in [0, 1].
     """
 
-    rotation_degrees: float = 10.0
-    shift: float = 0.05
-    scale: float = 0.10
-    gamma_octaves: float = 0.4
-    contrast: float = 0.15
-    noise: float = 0.03
+    rotation_degrees: float = 15.0
+    shift: float = 0.08
+    scale: float = 0.15
+    gamma_octaves: float = 0.6
+    contrast: float = 0.25
+    noise: float = 0.06
 
 
 DEFAULT_AUGMENTATION = Augmentation()

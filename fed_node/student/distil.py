@@ -57,9 +57,9 @@ class DistilConfig(BaseModel):
     temperature: float = Field(2.0, gt=0, le=100)
     soft_dice: bool = True
     use_masks: bool = True
-    epochs: int = Field(40, ge=1, le=1000)
+    epochs: int = Field(30, ge=1, le=1000)
     batch_images: int = Field(8, ge=1, le=4096)
-    learning_rate: float = Field(3e-3, gt=0, le=1)
+    learning_rate: float = Field(1.5e-3, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     augment: bool = True
     seed: int = Field(0, ge=0)

@@ -17,8 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.manifests import make_manifest
+from fed_node.data.dataset import open_dataset
+from fed_node.data.export import write_subset
+from fed_node.data.phantom import write_phantoms
+from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.identity.authority import throwaway
 from fedmentor.ids import SiteId
+from fedmentor.models import ModelRecord, digest_of, save_model
 from study.processes import Child, Children, children, wait_for_file
 
 pytestmark = pytest.mark.e2e
@@ -33,13 +39,6 @@ PATIENCE_S = 120.0
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of each site, model 0, manifest and certificates."""
-    from coordinator.manifests import make_manifest
-    from fed_node.data.dataset import open_dataset
-    from fed_node.data.export import write_subset
-    from fed_node.data.phantom import write_phantoms
-    from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
-    from fedmentor.models import ModelRecord, digest_of, save_model
-
     folder = tmp_path_factory.mktemp("federation")
     write_phantoms(folder / "all", len(SITES) * IMAGES_PER_SITE, seed=0, side=128)
     dataset = open_dataset(folder / "all")
@@ -65,13 +64,12 @@ class Run:
     coordinator: Child
     address: str
 
-    def node(self, site: SiteId) -> Child:
-        """Start a site's node, or start it again."""
+    def node(self, site: SiteId, name: str = "") -> Child:
+        """Start a site's node; a second one of a site needs a name of its own."""
         arguments = ["node", "run", "--json", "--site", site, "--coordinator", self.address]
         arguments += ["--certificates", str(self.prepared / "certificates"), "--data", str(self.prepared / "data" / site)]
         arguments += ["--state", str(self.folder / "state" / site)]
-        log = self.folder / f"{site}-{time.monotonic_ns()}.log"
-        return self.processes.start(site, arguments, log, ENVIRONMENT)
+        return self.processes.start(name or site, arguments, self.folder / "logs", ENVIRONMENT)
 
     def report(self) -> dict:
         """The coordinator's last report."""
@@ -86,7 +84,7 @@ def federation(prepared: Path, folder: Path, grace_s: float) -> Iterator[Run]:
     arguments += ["--state", str(folder / "coordinator"), "--certificates", str(prepared / "certificates")]
     arguments += ["--listen", "localhost:0", "--ready-file", str(ready), "--straggler-grace", str(grace_s)]
     with children() as processes:
-        coordinator = processes.start("coordinator", arguments, folder / "coordinator.log", ENVIRONMENT)
+        coordinator = processes.start("coordinator", arguments, folder / "logs", ENVIRONMENT)
         address = wait_for_file(ready, coordinator, PATIENCE_S)
         yield Run(prepared, folder, processes, coordinator, address)
 
@@ -106,7 +104,7 @@ def says(child: Child, pattern: str) -> bool:
 
 def lines(child: Child) -> list[dict]:
     """The JSON lines of a node."""
-    return [json.loads(line) for line in child.log.read_text().splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in child.out.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +136,7 @@ def test_a_site_that_is_killed_and_comes_back_changes_no_bit(
         wait_for(lambda: says(victim, "event=scored .*round=0"), list(nodes.values()))
         victim.process.kill()
         assert victim.process.wait() == -signal.SIGKILL
-        again = run.node(SITES[0])
+        again = run.node(SITES[0], "again")
         for child in (run.coordinator, again, *(nodes[site] for site in SITES[1:])):
             assert child.process.wait(PATIENCE_S) == 0, child.log.read_text()
         assert run.report()["model"] == undisturbed[0]["model"]

@@ -44,7 +44,8 @@ from coordinator.phases.phase import PhaseLimits
 from coordinator.store.sqlite import SqliteJournal
 from fed_node.events import Delivered, SessionEvent, Trained
 from fed_node.outbox_store import SqliteOutbox
-from fed_node.session import Session, SessionPolicy, SessionPorts
+from fed_node.ports import SessionPolicy, SessionPorts
+from fed_node.session import Session
 from fed_node.testing import PolledMailbox
 from fed_node.trainer import LocalScores, ShouldStop, TrainedUpdate
 from fedmentor.errors import CoordinatorUnreachable

@@ -176,6 +176,22 @@ def test_a_signal_stops_it_without_loss(place, number):
     assert coordinator.end(number)[0] == 130
 
 
+def test_a_disk_that_fails_stops_it_and_the_run_goes_on_after_the_repair(place):
+    coordinator = _Process(place)
+    obstacle = place / "state" / "spool" / "a"
+    obstacle.write_bytes(b"a file where a folder belongs")
+    go = threading.Event()
+    go.set()
+    sites = [_Site(name, place, go) for name in SITES]
+    assert coordinator.end()[0] == 70
+    obstacle.unlink()
+    coordinator = _Process(place)
+    assert coordinator.end()[0] == 0
+    for site in sites:
+        site.join(TIMEOUT_S)
+    assert [site.finished.outcome.value for site in sites] == ["completed"] * 3
+
+
 def test_a_run_without_a_quorum_ends_with_the_policy_code(place):
     process = subprocess.run(
         [*PROGRAM, *_arguments(place), "--gather", "0.05", "--straggler-grace", "0", "--linger", "0"],

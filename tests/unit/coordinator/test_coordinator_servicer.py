@@ -9,9 +9,10 @@ from datetime import datetime, timezone
 import grpc
 import pytest
 
-from coordinator.events import CallFailed
+from coordinator.events import CallFailed, SiteConnected
 from coordinator.servicer import Servicer, start_server
 from coordinator.state import PhaseName
+from coordinator.streams import MAX_SOFTWARE_CHARACTERS
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
 from fedmentor.errors import BrokenStore, PortInUse, RoundClosed, UpdateRejected
 from fedmentor.federation import CHUNK_BYTES, Finished, Manifest, Offset, Receipt, RoundRef, Train, UpdateHeader
@@ -340,6 +341,27 @@ def test_private_text_stays_in_the_log(call, error, code, folder, authority):
     assert "private: /srv" in event.private
     assert event.site == "a"
     assert broken == ([error] if isinstance(error, BrokenStore) else [])
+
+
+def test_a_site_has_few_uploads_at_once_and_the_next_one_may_try_again(federation, folder, open_round):
+    servicer = Servicer(federation.engine.service, NAME, 0, federation.events.append, lambda _: None)
+    with (
+        _served(servicer, coordinator_credentials(folder, _now())) as bound,
+        _stub(bound, site_credentials(folder, SITES[0], _now())) as stub,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        stub.SendUpdate(_parts(federation.header(open_round), open_round), timeout=TIMEOUT_S)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "uploads under way" in caught.value.details()
+
+
+def test_what_a_site_says_of_itself_is_logged_and_capped(federation, stub):
+    stream = stub.Follow(pb.FollowRequest(software="node " + "9" * 1000), timeout=TIMEOUT_S)
+    next(stream)
+    stream.cancel()
+    (connected,) = [event for event in federation.events if isinstance(event, SiteConnected)]
+    assert connected.software.startswith("node 999")
+    assert len(connected.software) == MAX_SOFTWARE_CHARACTERS
 
 
 def test_a_port_in_use_has_a_name(address, folder, authority):

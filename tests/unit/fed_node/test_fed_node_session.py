@@ -10,8 +10,9 @@ import pytest
 
 from fed_node.events import Delivered, LinkLost, Scored, SessionEvent, Skipped, Trained, Waiting
 from fed_node.outbox import MemoryOutbox, OutboxEntry, UpdateStage
+from fed_node.ports import SessionPolicy, SessionPorts
 from fed_node.rules import PlanLimits
-from fed_node.session import Session, SessionPolicy, SessionPorts
+from fed_node.session import Session
 from fed_node.testing import PolledMailbox, QuadraticTrainer
 from fed_node.trainer import ShouldStop, TrainedUpdate, local_seed
 from fedmentor.errors import (

@@ -33,7 +33,7 @@ class Served:
         self.pauses = []
         self.client = TorchServeTeacher(
             Endpoint("http://teacher", self.key_file),
-            patience,
+            patience or Patience(),
             transport=httpx.MockTransport(self.answer),
             sleep=self.pauses.append,
         )

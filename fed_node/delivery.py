@@ -1,0 +1,61 @@
+"""The one gate through which an update leaves the site: from the outbox, never from anywhere else."""
+
+from __future__ import annotations
+
+from fed_node.events import Delivered, Skipped
+from fed_node.outbox import OutboxEntry, UpdateStage
+from fed_node.ports import SessionPorts
+from fed_node.rules import check_receipt
+from fedmentor.errors import RoundClosed, UpdateRejected
+from fedmentor.federation import RoundRef
+from fedmentor.ids import SiteId
+
+
+class Delivery:
+    """Sends updates that are on disk and keeps what the coordinator answers."""
+
+    def __init__(self, site: SiteId, ports: SessionPorts) -> None:
+        self._site = site
+        self._ports = ports
+
+    def send_waiting(self) -> None:
+        """Everything that waits for its receipt; raises what send() raises."""
+        for entry in self._ports.outbox.ready():
+            self.send(entry, bytes_down=0, started_s=self._ports.clock.monotonic_s(), again=True)
+
+    def send_again(self, ref: RoundRef, known: OutboxEntry) -> None:
+        """Send an update that was finished before, under the attempt that is in force; raises what send() raises.
+
+        Raises:
+            PolicyRefusal: its words are gone: the round was over.
+        """
+        if known.stage is UpdateStage.RECEIPTED and known.header.round == ref:
+            return  # the directive crossed our update on the wire
+        self.send(self._ports.outbox.readdress(ref), bytes_down=0, started_s=self._ports.clock.monotonic_s(), again=True)
+
+    def send(self, entry: OutboxEntry, bytes_down: int, started_s: float, *, again: bool) -> None:
+        """Send one update and keep the answer. A refusal of this update is noted, and the site goes on.
+
+        Args:
+            entry: what the outbox holds.
+            bytes_down: model bytes that were fetched for it, for the record.
+            started_s: monotonic second at which this site began with the round, for the record.
+            again: whether it was on disk already.
+
+        Raises:
+            CoordinatorUnreachable: it stays in the outbox.
+            UpdateConflict: another update of this site is accepted: a second node runs under this identity.
+            PolicyRefusal: the receipt is for something else.
+            BrokenStore: the receipt could not be kept; it will be asked for again.
+        """
+        header, ports = entry.header, self._ports
+        try:
+            receipt = ports.link.send_update(header, entry.words)
+        except (RoundClosed, UpdateRejected) as error:
+            ports.outbox.mark_dropped(header.round, error.message)
+            ports.observe(Skipped(header.round, error.message))
+            return
+        check_receipt(receipt, header, self._site)
+        ports.outbox.mark_receipted(receipt)
+        seconds = ports.clock.monotonic_s() - started_s
+        ports.observe(Delivered(header.round, bytes_down, len(entry.words), seconds, again))

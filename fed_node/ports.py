@@ -1,0 +1,57 @@
+"""Through what a session touches the world, and what its site decides for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fed_node.events import Observer
+from fed_node.mailbox import OpenMailbox
+from fed_node.outbox import Outbox
+from fed_node.rules import PlanLimits
+from fed_node.trainer import LocalTrainer
+from fedmentor.clock import Clock
+from fedmentor.federation import CoordinatorLink
+
+
+@dataclass(frozen=True)
+class SessionPorts:
+    """Everything through which a session touches the world.
+
+    Attributes:
+        link: line to the coordinator.
+        open_mailbox: turns an open stream into a mailbox.
+        trainer: the student on this site's data.
+        outbox: durable memory.
+        clock: monotonic time for deadlines and backoff.
+        pause: sleeps up to so many seconds; may return early.
+        jitter: a number in [0, 1) that spreads reconnecting sites over time.
+        stopping: whether this node was asked to stop.
+        observe: is told what happens.
+    """
+
+    link: CoordinatorLink
+    open_mailbox: OpenMailbox
+    trainer: LocalTrainer
+    outbox: Outbox
+    clock: Clock
+    pause: Callable[[float], None]
+    jitter: Callable[[], float]
+    stopping: Callable[[], bool]
+    observe: Observer
+
+
+@dataclass(frozen=True)
+class SessionPolicy:
+    """What this site decides for itself.
+
+    Attributes:
+        limits: what a manifest may ask for.
+        give_up_seconds: how long the coordinator may be unreachable.
+        first_retry_seconds, longest_retry_seconds: bounds of the backoff; it doubles between them.
+    """
+
+    limits: PlanLimits = field(default_factory=PlanLimits)
+    give_up_seconds: float = 600.0
+    first_retry_seconds: float = 0.5
+    longest_retry_seconds: float = 30.0
