@@ -38,8 +38,8 @@ class MentorPlan(BaseModel):
     use_masks: bool = False
     alpha: float = Field(0.7, ge=0, le=1)
     temperature: float = Field(2.0, gt=0)
-    epochs: int = Field(40, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
+    epochs: int = Field(30, ge=1)
+    learning_rate: float = Field(1.5e-3, gt=0)
     batch_images: int = Field(8, ge=1)
     teacher_threads: int = Field(2, ge=1)
     student_threads: int = Field(2, ge=1)

@@ -21,6 +21,7 @@ from fedmentor.teacher.contract import Box, Prompt
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint
 from fedmentor.teacher.images import png_bytes
 from fedmentor.teacher.payload import DESCRIBE, request_prompt
+from fedmentor.teacher.prompts import central_box
 from teacher_service.archive import WEIGHTS_FILE, build_archive
 from teacher_service.convert import convert_bundled
 from teacher_service.keeper import renew_token
@@ -170,7 +171,7 @@ def test_status_and_query_find_the_running_teacher(server, tmp_path, capfd):
     assert "lite-medsam" in capfd.readouterr().out
     elsewhere = ["--url", server.endpoint.url, "--key-file", str(server.endpoint.key_file), "--json"]
     assert run(["teacher", "query", str(tmp_path / "x.png"), "--auto", "central", *elsewhere]) == 0
-    assert json.loads(capfd.readouterr().out)["objects"][0]["area_px"] >= 0
+    assert json.loads(capfd.readouterr().out)["prompt"] == Prompt(central_box(PIXELS.shape)).to_json()
 
 
 def test_a_killed_worker_comes_back_and_the_client_waits_for_it(server, client):

@@ -1,6 +1,7 @@
 """``fedmentor distil`` and ``fedmentor predict`` on small folders, as a person calls them."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -13,6 +14,7 @@ from PIL import Image
 from fed_node.cli.distil import default_cache, distil
 from fed_node.cli.predict import predict
 from fed_node.data.reading import read_mask
+from fed_node.student.distil import DistilConfig
 from fed_node.student.picture import mask_png, outline, overlay_png
 from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.errors import ConfigError, ModelError, TeacherUnreachable, UnreadableImage, WrongArchitecture
@@ -139,12 +141,12 @@ def test_the_outline_is_foreground_that_touches_background():
 
 
 def test_pictures_show_the_mask_and_leave_the_rest_grey(tmp_path):
-    pixels = np.full((6, 7), 90, np.uint8)
-    mask = np.zeros((6, 7), bool)
+    pixels = np.full((20, 24), 90, np.uint8)
+    mask = np.zeros((20, 24), bool)
     mask[1:5, 1:6] = True
     (tmp_path / "mask.png").write_bytes(mask_png(mask))
     (tmp_path / "overlay.png").write_bytes(overlay_png(pixels, mask))
-    assert np.array_equal(read_mask(tmp_path / "mask.png", (6, 7)), mask)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", (20, 24)), mask)
     with Image.open(tmp_path / "overlay.png") as overlay:
         colours = np.asarray(overlay)
     assert (colours[~mask] == 90).all()
@@ -155,3 +157,14 @@ def test_pictures_show_the_mask_and_leave_the_rest_grey(tmp_path):
 def test_help_loads_no_torch(module):
     code = f"import sys; import fed_node.cli.{module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_defaults_in_the_help_are_those_of_the_config():
+    for option in distil.params:
+        said = re.search(r"\[default: ([\w.]+)\]", getattr(option, "help", None) or "")
+        if said and option.name in DistilConfig.model_fields:
+            value = DistilConfig.model_fields[option.name].default
+            expected = (
+                {True: "use"}.get(value, value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+            )
+            assert said[1] == str(expected), option.name
