@@ -18,9 +18,9 @@ from fed_node.student.sm_lite import load_student
 from fedmentor.errors import EmptyDataset
 from fedmentor.ids import SiteId
 from fedmentor.models import load_model
+from fedmentor.pictures import grey, overlay, save_picture
 from fedmentor.teacher.contract import SoftLabels, Teacher, logits_at, probability
 from study.plan import StudyPlan
-from study.report.pictures import grey, overlay, save_picture
 from study.report.values import Example
 
 Mask = npt.NDArray[np.bool_]

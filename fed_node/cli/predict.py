@@ -77,14 +77,15 @@ def _student(folder: Path) -> SmLite:
 
 def _one(student: SmLite, image: Path, out: Path, name: str) -> dict[str, object]:
     from fed_node.data.reading import read_image
-    from fed_node.student.picture import mask_png, overlay_png, predict
+    from fed_node.student.picture import mask_png, predict
+    from fedmentor import pictures
     from fedmentor.models import write_atomically
 
     pixels = read_image(image)
     (found,) = predict(student, [pixels])
     mask, overlay = out / f"{name}.mask.png", out / f"{name}.overlay.png"
     write_atomically(mask, mask_png(found.mask))
-    write_atomically(overlay, overlay_png(pixels, found.mask))
+    pictures.save_picture(pictures.overlay(pictures.shrunk(pixels), pictures.shrunk(found.mask)), overlay)
     return {
         "image": str(image),
         "mask": str(mask),

@@ -1,4 +1,4 @@
-"""Predictions on a radiograph of any size, and the pictures that show them."""
+"""Predictions on a radiograph of any size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ from torch import nn
 from fed_node.data.reading import GreyImage, Mask
 from fed_node.data.student_input import to_source, to_student
 from fed_node.student.evaluation import predict_logits
-
-TINT = (0, 200, 120)
-"""Bluish green: told from grey and from red by colour-blind readers (Okabe & Ito)."""
-
-TINT_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -56,32 +51,12 @@ def predict(model: nn.Module, pixels: Sequence[GreyImage]) -> list[Prediction]:
 
 def mask_png(mask: Mask) -> bytes:
     """A mask as a PNG of 0 and 255, the form that fed_node.data.reading.read_mask reads."""
-    return _png(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)))
-
-
-def overlay_png(pixels: GreyImage, mask: Mask) -> bytes:
-    """The radiograph in grey with the mask as a tint and its outline in full colour."""
-    colour = np.array(TINT, np.float32)
-    picture = np.repeat(pixels[..., None].astype(np.float32), 3, axis=2)
-    picture[mask] = (1 - TINT_SHARE) * picture[mask] + TINT_SHARE * colour
-    picture[outline(mask)] = colour
-    return _png(Image.fromarray(picture.round().astype(np.uint8)))
-
-
-def outline(mask: Mask) -> Mask:
-    """The foreground pixels that touch background, or the image's edge, on one of four sides."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.asarray(mask & ~inside, np.bool_)
+    buffer = io.BytesIO()
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _prediction(logits: npt.NDArray[np.float32]) -> Prediction:
     mask = np.asarray(logits > 0, np.bool_)
     confidence = 1 / (1 + np.exp(-np.minimum(np.abs(logits), 60)))
     return Prediction(mask, float(mask.mean()), float(confidence.mean()))
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()

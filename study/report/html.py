@@ -110,7 +110,7 @@ def picture_uri(folder: Path, name: str) -> str:
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    raise DataError(f"picture {name!r} is neither PNG nor JPEG", cure="write it with study.report.pictures.save_picture")
+    raise DataError(f"picture {name!r} is neither PNG nor JPEG", cure="write it with fedmentor.pictures.save_picture")
 
 
 def _environment() -> Environment:

@@ -43,7 +43,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = demo(folder / "demo", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "random" in done.stdout
-    assert "fm-instructed" in done.stdout
+    assert "FM-instructed" in done.stdout
     return folder
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmentor.pictures import grey, overlay, save_picture
 from study.report.comparison import choose_target
-from study.report.pictures import grey, overlay, save_picture
 from study.report.values import DataFacts, DistilFacts, Example, Report, RoundFacts, RunFacts, SiteFacts, SiteScores, TeacherFacts
 
 RANDOM_DICE = (0.271, 0.702, 0.811, 0.868, 0.893, 0.905, 0.912)

@@ -63,7 +63,11 @@ def test_broken_lines_are_unreachable(code):
 
 def test_answers_without_our_name_are_mapped_by_status():
     assert type(error_from_call(_Call(grpc.StatusCode.UNAUTHENTICATED, "no"))) is IdentityRefused
-    assert type(error_from_call(_Call(grpc.StatusCode.RESOURCE_EXHAUSTED, "no"))) is LimitExceeded
+    too_large = "Received message larger than max (5000000 vs. 4194304)"
+    assert type(error_from_call(_Call(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large))) is LimitExceeded
+    assert (
+        type(error_from_call(_Call(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!"))) is CoordinatorUnreachable
+    )
     assert type(error_from_call(_Call(grpc.StatusCode.UNKNOWN, None))) is FedMentorError
     assert type(error_from_call(RuntimeError("not a call"))) is CoordinatorUnreachable
 

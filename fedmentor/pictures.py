@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,12 @@ def overlay(image: GreyImage, mask_or_probability: Mask | None, truth: Mask | No
         tint = TINT if mask_or_probability is None else 0.0
         canvas = _draw(canvas, _probability(truth, image.shape), TRUTH_COLOUR, tint)
     return Image.fromarray(np.rint(canvas).astype(np.uint8))
+
+
+def shrunk(plane: npt.NDArray[Any], side: int = 2048) -> npt.NDArray[Any]:
+    """Every k-th pixel of a plane [H, W], with the smallest whole k that brings it to ``side``: for pictures, not for numbers."""
+    step = -(-max(plane.shape) // side)
+    return plane[::step, ::step]
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

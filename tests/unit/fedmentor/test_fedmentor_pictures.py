@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fedmentor.errors import DataError, MaskMismatch, UnreadableImage
-from study.report.pictures import MAX_SIDE, PREDICTION_COLOUR, TINT, TRUTH_COLOUR, grey, overlay, save_picture
+from fedmentor.pictures import MAX_SIDE, PREDICTION_COLOUR, TINT, TRUTH_COLOUR, grey, overlay, save_picture, shrunk
 
 IMAGE = np.full((64, 48), 100, np.uint8)
 BOX = np.zeros((64, 48), bool)
@@ -92,3 +92,9 @@ def test_the_same_picture_gives_the_same_bytes(tmp_path, name, kind):
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(DataError, match="not the name of a picture"):
         save_picture(grey(IMAGE), tmp_path / "a.gif")
+
+
+def test_large_planes_are_shrunk_by_a_whole_factor_and_small_ones_left():
+    plane = np.arange(30).reshape(5, 6)
+    np.testing.assert_array_equal(shrunk(plane, 3), [[0, 2, 4], [12, 14, 16], [24, 26, 28]])
+    assert shrunk(plane, 6).shape == plane.shape
