@@ -55,8 +55,12 @@ check-stubs: install
 schema: install  ## regenerate docs/report.schema.json
 	@python -m study.report.schema docs/report.schema.json
 
-bench: install  ## every performance table
-	@for table in benchmarks/*.py; do echo; python $$table || exit 1; done
+bench: install  ## every performance table; DATA=DIR adds the tables of quality on real images
+	python benchmarks/aggregation.py
+	python benchmarks/teacher.py
+	python benchmarks/student.py $(if $(DATA),--data $(DATA))
+	$(if $(DATA),python benchmarks/teacher_quality.py $(DATA) --images 103)
+	$(if $(DATA),python benchmarks/distillation.py $(DATA))
 
 constraints:  ## resolve the pinned versions again: make constraints PYTHONS="python3.10 python3.11 python3.12"
 	$(PYTHON) deploy/constraints.py $(PYTHONS) > constraints.new && mv constraints.new constraints.txt

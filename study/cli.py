@@ -46,7 +46,7 @@ def demo(*, data: Path | None, out: Path, as_json: bool, **choices: Any) -> None
     from fed_node.cli.threads import use_threads
     from study.plan import StudyPlan
 
-    plan = _plan(data, StudyPlan(), choices)
+    plan = plan_of(data, StudyPlan(), choices)
     use_threads(plan.mentor.student_threads)
 
     from fedmentor.clock import SystemClock
@@ -112,7 +112,7 @@ def _show(report: Report, *, as_json: bool) -> None:
     print_comparison(report, Console())
 
 
-def _plan(data: Path | None, plan: StudyPlan, choices: Mapping[str, Any]) -> StudyPlan:
+def plan_of(data: Path | None, plan: StudyPlan, choices: Mapping[str, Any]) -> StudyPlan:
     """The plan with what the command line says; phantoms know their hospital, so it deals them."""
     given = {name: value for name, value in choices.items() if value is not None}
     partition = {"by": given.get("by", "iid" if data else "location"), "sites": given["sites"]}

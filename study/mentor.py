@@ -126,7 +126,7 @@ def _teacher_facts(plan: StudyPlan, teacher: CachedTeacher, pool: Dataset, watch
     answered = teacher.misses
     card = teacher.card()
     with_masks = [sample for sample in pool if sample.mask is not None]
-    scores = _teacher_scores(plan.mentor, teacher, with_masks) if with_masks else None
+    scores = teacher_scores(plan.mentor.prompt, teacher, with_masks) if with_masks else None
     return TeacherFacts(
         architecture=card.architecture,
         digest=card.digest,
@@ -138,10 +138,16 @@ def _teacher_facts(plan: StudyPlan, teacher: CachedTeacher, pool: Dataset, watch
     )
 
 
-def _teacher_scores(plan: MentorPlan, teacher: Teacher, samples: Sequence[Sample]) -> tuple[float, float]:
-    """Dice and IoU of the teacher's own masks on the student's square; its answers come from the cache."""
+def teacher_scores(prompt: str, teacher: Teacher, samples: Sequence[Sample]) -> tuple[float, float]:
+    """Dice and IoU of the teacher's own masks, means over patients, on the student's square.
+
+    Args:
+        prompt: see fed_node.student.prompting.prompt_source.
+        teacher: best one whose answers are in a cache.
+        samples: images with human masks.
+    """
     options = LabellingOptions(use_masks=True)
-    labelled = label_dataset(samples, teacher, prompt_source(plan.prompt), options, lambda _done, _total, _failure: None)
+    labelled = label_dataset(samples, teacher, prompt_source(prompt), options, lambda _done, _total, _failure: None)
     data = stack([image.prepared for image in labelled.images])
     if data.soft is None:
         raise AssertionError("labelled images have soft labels")

@@ -34,7 +34,7 @@ class MentorPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     archive: Path | None = None
-    prompt: PromptKind = "lungs"
+    prompt: PromptKind = "central"
     use_masks: bool = False
     alpha: float = Field(0.7, ge=0, le=1)
     temperature: float = Field(2.0, gt=0)
@@ -62,9 +62,9 @@ class StudyPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     initialisations: tuple[Initialisation, ...] = (RANDOM, FM_INSTRUCTED)
-    partition: PartitionPlan = PartitionPlan()
+    partition: PartitionPlan = PartitionPlan(held_out=0.33)
     mentor: MentorPlan = MentorPlan()
-    rounds: int = Field(6, ge=1)
+    rounds: int = Field(8, ge=1)
     quorum: int = Field(3, ge=1)
     seed: int = Field(0, ge=0)
     training: TrainingPlan = TrainingPlan()

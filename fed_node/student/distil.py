@@ -52,7 +52,7 @@ class DistilConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: str = "lungs"
+    prompt: str = "central"
     alpha: float = Field(0.7, ge=0, le=1)
     temperature: float = Field(2.0, gt=0, le=100)
     soft_dice: bool = True
