@@ -40,9 +40,7 @@ def main() -> None:
     proxy = set(plan_sites(dataset, PartitionPlan()).proxy)
     pool, others = dataset.subset(proxy), dataset.subset({sample.id for sample in dataset} - proxy)
     held_out = load_samples(others)
-    print(
-        f"{len(pool)} images without masks to learn from, {len(held_out)} images of {held_out.patients} other patients to score on\n"
-    )
+    print(f"{len(pool)} images to learn from, {len(held_out)} images of {held_out.patients} other patients to score on\n")
     print(f"{'prompt':10} {'teacher Dice':>13} {'student Dice':>13} {'IoU':>6} {'HD95 px':>8} {'train CPU s':>12}")
     with tempfile.TemporaryDirectory() as temporary:
         teacher = CachedTeacher(local_teacher(), FolderStore(arguments.cache or Path(temporary)))
