@@ -15,7 +15,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 DATA ?=
 ROUNDS ?=
-DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
+# Quoted for the shell, because a folder may have spaces; a leading ~, which shells differ in expanding, is expanded here.
+QUOTED_DATA := "$(patsubst ~/%,$(HOME)/%,$(DATA))"
+DEMO_ARGS := $(if $(DATA),--data $(QUOTED_DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +25,8 @@ help:  ## this list
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; install one, or call make PYTHON=/path/to/python3.11" >&2; exit 3; }
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# An environment without pip was interrupted while it was made, or made where python3-venv is missing: venv then completes it.
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[node,teacher,study,dev]'
 	@touch $@
 
@@ -58,9 +61,15 @@ schema: install  ## regenerate docs/report.schema.json
 bench: install  ## every performance table; DATA=DIR adds the tables of quality on real images
 	python benchmarks/aggregation.py
 	python benchmarks/teacher.py
-	python benchmarks/student.py $(if $(DATA),--data $(DATA))
-	$(if $(DATA),python benchmarks/teacher_quality.py $(DATA) --images 103)
-	$(if $(DATA),python benchmarks/distillation.py $(DATA))
+	python benchmarks/student.py $(if $(DATA),--data $(QUOTED_DATA))
+	python benchmarks/dp.py
+	python benchmarks/secagg.py
+	$(if $(DATA),python benchmarks/teacher_quality.py $(QUOTED_DATA) --images 103)
+	$(if $(DATA),python benchmarks/distillation.py $(QUOTED_DATA))
+
+faults: install  ## the long fault campaigns; their counts are printed
+	FEDMENTOR_LEDGER_KILLS=1000 FEDMENTOR_DP_TIGHT=200 pytest -s tests/faults tests/unit/fedmentor/privacy
+	FEDMENTOR_SECAGG_CASES=10000 pytest --timeout 3600 tests/unit/fedmentor/secagg
 
 constraints:  ## resolve the pinned versions again: make constraints PYTHONS="python3.10 python3.11 python3.12"
 	$(PYTHON) deploy/constraints.py $(PYTHONS) > constraints.new && mv constraints.new constraints.txt
@@ -68,4 +77,4 @@ constraints:  ## resolve the pinned versions again: make constraints PYTHONS="py
 clean:  ## remove everything that can be made again
 	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install demo test lint stubs check-stubs schema bench constraints clean
+.PHONY: help install demo test lint stubs check-stubs schema bench faults constraints clean

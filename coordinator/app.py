@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.certificate import LiveCertificate
 from coordinator.config import CoordinatorSettings
 from coordinator.events import Event, Observer, PhaseEntered
 from coordinator.log import event_log
 from coordinator.metrics import Metrics, served
 from coordinator.phases.driver import Driver
 from coordinator.phases.phase import Context, PhaseLimits
+from coordinator.ports import ServicePorts
 from coordinator.presence import Presence
 from coordinator.progress import Progress, TrafficMeter
 from coordinator.report import RoundReport, RunReport, read_report, write_report
-from coordinator.service import CoordinatorService, ServicePorts
-from coordinator.servicer import Servicer, start_server
+from coordinator.service import CoordinatorService
+from coordinator.servicer import THREADS_PER_SITE, CallLimits, Servicer, start_server
 from coordinator.state import PhaseName, RunState
 from coordinator.store.journal import COORDINATOR, Journal, Transaction
 from coordinator.store.lock import state_lock
@@ -29,11 +30,12 @@ from coordinator.store.models import ModelStore
 from coordinator.store.spool import Spool
 from coordinator.store.sqlite import SqliteJournal
 from fedmentor.clock import Clock, SystemClock
-from fedmentor.errors import BrokenStore, ConfigError
+from fedmentor.errors import ConfigError
 from fedmentor.federation import RunManifest, manifest_from_bytes
-from fedmentor.identity.credentials import coordinator_credentials, peer_of_certificate
 from fedmentor.ids import Attempt, Round
 from fedmentor.models import write_atomically
+from fedmentor.signals import ending_signals
+from fedmentor.wire.channel import server_credentials
 
 JOURNAL_FILE = "journal.sqlite"
 SPOOL_FOLDER = "spool"
@@ -75,6 +77,14 @@ class EngineParts:
     observe: Observer
 
 
+@dataclass(frozen=True)
+class Rim:
+    """What a transport needs beside the service: the certificate, and who is told what happens."""
+
+    certificate: LiveCertificate
+    observe: Observer
+
+
 def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engine:
     """Begin a run, or take one up again where its journal stands.
 
@@ -111,7 +121,7 @@ def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engi
 def run_coordinator(
     settings: CoordinatorSettings, show_round: Callable[[RoundReport, RunReport], None], show_start: Callable[[str, bool], None]
 ) -> RunReport | None:
-    """Run one coordinator until its run is over, or until SIGTERM or SIGINT.
+    """Run one coordinator until its run is over, or until a signal asks it to end.
 
     Args:
         show_round: is given each round once it is published, and the last model's scores at the end.
@@ -125,10 +135,13 @@ def run_coordinator(
         PortInUse: the address or the metrics port is taken.
     """
     manifest = read_manifest(settings.manifest)
-    settings.state.mkdir(parents=True, exist_ok=True)
+    _make_private(settings.state)
     clock = SystemClock()
     with ExitStack() as stack:
         stack.enter_context(state_lock(settings.state))
+        if settings.ready_file:
+            # One that a killed coordinator left names an address where nobody listens.
+            settings.ready_file.unlink(missing_ok=True)
         log = stack.enter_context(event_log(settings.log_file))
         journal = stack.enter_context(_opened(settings.state, clock))
         metrics = Metrics()
@@ -141,7 +154,8 @@ def run_coordinator(
             return before
         stack.enter_context(served(metrics, settings.metrics_port))
         resumed = before.audit_records > 1
-        over = asyncio.run(_serve(engine, settings, clock, observe, lambda address: show_start(address, resumed)))
+        rim = Rim(LiveCertificate(settings.certificates, clock, observe), observe)
+        over = asyncio.run(_serve(engine, settings, rim, lambda address: show_start(address, resumed)))
         return engine.report() if over else None
 
 
@@ -153,44 +167,50 @@ def read_manifest(path: Path) -> RunManifest:
     """
     try:
         return manifest_from_bytes(path.read_bytes())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", cure=error.cure) from error
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", cure="make one with `fedmentor coordinator manifest`"
         ) from error
 
 
-async def _serve(
-    engine: Engine, settings: CoordinatorSettings, clock: Clock, observe: Observer, started: Callable[[str], None]
-) -> bool:
-    """Serve while the driver drives; True if the run is over, False if a signal came first."""
-    credentials = coordinator_credentials(settings.certificates, clock.now())
-    federation = peer_of_certificate(credentials.certificate).federation
-    loop, failures = asyncio.get_running_loop(), list[BrokenStore]()
-    sites = len(engine.service.manifest.roster)
-    # A site's call holds a thread only while it waits for the disk; the driver holds one for good.
-    loop.set_default_executor(ThreadPoolExecutor(2 * sites + 2, "coordinator"))
+def _make_private(folder: Path) -> None:
+    """Make the state folder, and make it its owner's only: plain updates lie in it.
 
-    def broken(error: BrokenStore) -> None:
-        failures.append(error)
-        engine.driver.stop()
-
-    servicer = Servicer(engine.service, federation, settings.uploads_per_site, observe, broken)
-    server, address = await start_server(servicer, settings.listen, credentials, settings.calls_per_site * sites)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, engine.driver.stop)
+    Raises:
+        ConfigError: it cannot be made, or is somebody else's.
+    """
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be made a private folder: {error.strerror}", cure="give a --state folder of your own"
+        ) from error
+
+
+async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, started: Callable[[str], None]) -> bool:
+    """Serve while the driver drives; True if the run is over, False if a signal came first."""
+    loop, sites = asyncio.get_running_loop(), len(engine.service.manifest.roster)
+    # One for the driver, one to spare for the event loop's own use (names of hosts).
+    loop.set_default_executor(ThreadPoolExecutor(THREADS_PER_SITE * sites + 2, "coordinator"))
+    limits = CallLimits(settings.calls_per_site, settings.uploads_per_site, settings.transfer_seconds)
+    servicer = Servicer(engine.service, rim.certificate.federation, limits, rim.observe, engine.driver.fail)
+    tls = server_credentials(rim.certificate.current, rim.certificate.renewed)
+    # Twice what the sites may have: calls over a site's own limit are there, too, for the moment that it takes to refuse them.
+    calls = 2 * settings.calls_per_site * sites
+    async with AsyncExitStack() as stack:
+        server, address = await start_server(servicer, settings.listen, tls, calls)
+        stack.push_async_callback(server.stop, settings.stop_grace_seconds)
+        stack.callback(engine.service.close)
+        for number in ending_signals():
+            loop.add_signal_handler(number, engine.driver.stop)
         if settings.ready_file:
+            stack.callback(settings.ready_file.unlink, missing_ok=True)
             write_atomically(settings.ready_file, f"{address}\n".encode())
         started(address)
-        over = await asyncio.to_thread(engine.driver.drive)
-    finally:
-        if settings.ready_file:
-            settings.ready_file.unlink(missing_ok=True)
-        engine.service.close()
-        await server.stop(settings.stop_grace_seconds)
-    if failures:
-        raise failures[0]
-    return over
+        return await asyncio.to_thread(engine.driver.drive)
 
 
 class _Publisher:

@@ -68,12 +68,17 @@ def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: F
 @click.option("--seed", type=int, help="Seed of the run.")
 @click.option("--collect-seconds", type=float, help="How long a round waits for updates.")
 @click.option("--evaluate-seconds", type=float, help="How long the run waits for scores of the last model.")
+@click.option("--epsilon", type=float, help="Differential privacy: what the whole run may cost a patient.")
+@click.option("--delta", type=float, help="With --epsilon: well under one over the number of patients.")
+@click.option("--patients", type=int, help="With --epsilon: training patients of the smallest site.")
+@click.option("--batch-patients", type=int, help="With --epsilon: patients drawn a step there, on average.")
 def manifest(folder: Path, sites: tuple[str, ...], out: Path, name: str, **options: Any) -> None:
     """Write the rules of a run, which every site pins at first contact."""
-    from coordinator.manifests import make_manifest
+    from coordinator.manifests import make_manifest, with_privacy
     from fedmentor.models import write_atomically
 
-    made = make_manifest(folder, name, sites, {key: value for key, value in options.items() if value is not None})
+    chosen = with_privacy({key: value for key, value in options.items() if value is not None})
+    made = make_manifest(folder, name, sites, chosen)
     write_atomically(out, made.to_bytes() + b"\n")
     click.echo(f"{out}: run {made.run}, {len(made.roster)} sites, {made.rounds} rounds, quorum {made.quorum}")
     click.echo(f"manifest {made.digest}")

@@ -5,19 +5,22 @@ The rules of a run are not here but in its manifest, which the sites pin.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from coordinator.phases.phase import PhaseLimits
 from fedmentor.errors import ConfigError
+from fedmentor.settings import first_fault, read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    # gRPC would take a port over 65535 for another one.
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("expected HOST:PORT")
+    return text
 
 
 class CoordinatorSettings(BaseModel):
@@ -34,8 +37,9 @@ class CoordinatorSettings(BaseModel):
         log_file: where events go; None is standard error.
         gather_seconds, straggler_grace_seconds, linger_seconds: see coordinator.phases.phase.PhaseLimits.
         stop_grace_seconds: how long calls under way may go on when the coordinator stops.
-        calls_per_site: concurrent calls that are allowed for each site of the roster, taken together.
+        calls_per_site: concurrent calls of one site, streams included.
         uploads_per_site: concurrent uploads of one site.
+        transfer_seconds: longest time of one model or update transfer; a site goes on where it ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +48,7 @@ class CoordinatorSettings(BaseModel):
     model: Path
     state: Path
     certificates: Path
-    listen: str = Field("127.0.0.1:8443", pattern=r"^.+:[0-9]{1,5}$")
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8443"
     metrics_port: int | None = Field(None, ge=0, le=65535)
     ready_file: Path | None = None
     log_file: Path | None = None
@@ -54,6 +58,7 @@ class CoordinatorSettings(BaseModel):
     stop_grace_seconds: float = Field(5.0, ge=0)
     calls_per_site: int = Field(8, ge=2)
     uploads_per_site: int = Field(2, ge=1)
+    transfer_seconds: float = Field(600.0, gt=0)
 
     @property
     def limits(self) -> PhaseLimits:
@@ -67,22 +72,12 @@ def settings_of(file: Path | None, arguments: dict[str, Any]) -> CoordinatorSett
     Raises:
         ConfigError: unreadable, or a key is unknown, missing or out of range.
     """
-    values = _read(file) if file else {}
+    values = read_toml(file) if file else {}
     values |= {key: value for key, value in arguments.items() if value is not None}
     try:
         return CoordinatorSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        fault = first_fault(error)
         raise ConfigError(
-            f"coordinator setting {where!r}: {first['msg']}", cure="see `fedmentor coordinator run --help`"
+            f"coordinator setting {fault.name!r}: {fault.message}", cure="see `fedmentor coordinator run --help`"
         ) from error
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error

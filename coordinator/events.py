@@ -72,5 +72,27 @@ class CallFailed:
     private: str
 
 
-Event = PhaseEntered | SiteConnected | SiteLeft | UpdateAccepted | UpdateRefused | ScoresReported | CallFailed
+@dataclass(frozen=True)
+class CertificateRenewed:
+    """New connections get the certificate that now lies in the folder."""
+
+
+@dataclass(frozen=True)
+class CertificateRefused:
+    """What lies in the certificates' folder cannot be used; new connections get the last certificate that could."""
+
+    reason: str
+
+
+Event = (
+    PhaseEntered
+    | SiteConnected
+    | SiteLeft
+    | UpdateAccepted
+    | UpdateRefused
+    | ScoresReported
+    | CallFailed
+    | CertificateRenewed
+    | CertificateRefused
+)
 Observer = Callable[[Event], None]

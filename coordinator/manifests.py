@@ -12,7 +12,32 @@ from fedmentor.errors import ConfigError
 from fedmentor.federation import RunManifest, TrainingPlan
 from fedmentor.ids import run_id, site_id
 from fedmentor.models import load_model
+from fedmentor.privacy.plan import plan_privacy
+from fedmentor.settings import first_fault
 from fedmentor.tensors import spec_of
+
+PRIVACY_OPTIONS = ("epsilon", "delta", "patients", "batch_patients")
+
+
+def with_privacy(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which a privacy plan, calibrated once for the whole run, stands in place of PRIVACY_OPTIONS.
+
+    Args:
+        options: ``rounds``, and either all of PRIVACY_OPTIONS or none.
+
+    Raises:
+        ConfigError: some are missing, or they do not fit each other.
+    """
+    given = {name: options[name] for name in PRIVACY_OPTIONS if options.get(name) is not None}
+    rest = {name: value for name, value in options.items() if name not in PRIVACY_OPTIONS}
+    if not given:
+        return rest
+    missing = [name for name in PRIVACY_OPTIONS if name not in given]
+    if missing:
+        raise ConfigError(f"a private run needs {missing[0]!r} too", cure="give epsilon, delta, patients and batch_patients")
+    promise = given["epsilon"], given["delta"]
+    plan = plan_privacy(promise, given["patients"], given["batch_patients"], options["rounds"])
+    return rest | {"privacy": plan}
 
 
 def make_manifest(model: Path, run: str, sites: Iterable[str], options: Mapping[str, Any]) -> RunManifest:
@@ -40,6 +65,5 @@ def make_manifest(model: Path, run: str, sites: Iterable[str], options: Mapping[
             **rules,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the manifest's {where!r} is wrong: {first['msg']}") from error
+        fault = first_fault(error)
+        raise ConfigError(f"the manifest's {fault.name!r} is wrong: {fault.message}") from error

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from fedmentor.clock import Clock
+from fedmentor.federation import RoundRef
 from fedmentor.ids import SiteId
 
 
@@ -19,6 +20,8 @@ class Presence:
         # Monotonic time at which each absent site was last seen.
         self._gone_since_s = dict.fromkeys(roster, now_s)
         self._told: set[SiteId] = set()
+        # The attempt in which a site's update was refused last.
+        self._refused: dict[SiteId, RoundRef] = {}
 
     def arrive(self, site: SiteId) -> None:
         """The site's stream is open."""
@@ -34,6 +37,16 @@ class Presence:
         """The site was told how the run ended."""
         with self._lock:
             self._told.add(site)
+
+    def refuse(self, site: SiteId, ref: RoundRef) -> None:
+        """The site's update was refused in this attempt: a site has one update an attempt, so no other is to be waited for."""
+        with self._lock:
+            self._refused[site] = ref
+
+    def refused(self, ref: RoundRef) -> frozenset[SiteId]:
+        """Sites whose update was refused in this attempt."""
+        with self._lock:
+            return frozenset(site for site, refused in self._refused.items() if refused == ref)
 
     @property
     def told(self) -> frozenset[SiteId]:

@@ -41,16 +41,16 @@ class Progress:
         self._journal = journal
         self._clock = clock
         self._lock = threading.Lock()
+        # Readers of the journal go one after another, so that none puts an older look over a newer one. Apart from the other lock:
+        # whoever asks for now() may be an event loop, and does not wait for the disk.
+        self._reading = threading.Lock()
         self._anchor_s = clock.monotonic_s()
         self._latest = journal.run_tx("read_progress", _look)
 
     def refresh(self) -> Moment:
         """Read the journal again."""
-        with self._lock:
-            latest = self._journal.run_tx("read_progress", _look)
-            if latest.state != self._latest.state:
-                self._anchor_s = self._clock.monotonic_s()
-            self._latest = latest
+        with self._reading:
+            self._take(self._journal.run_tx("read_progress", _look))
         return self.now()
 
     def now(self) -> Moment:
@@ -60,6 +60,12 @@ class Progress:
             latest = self._latest
         return replace(latest, phase_elapsed_s=latest.phase_elapsed_s + passed_s, round_elapsed_s=latest.round_elapsed_s + passed_s)
 
+    def _take(self, latest: Moment) -> None:
+        with self._lock:
+            if latest.state != self._latest.state:
+                self._anchor_s = self._clock.monotonic_s()
+            self._latest = latest
+
 
 def _look(tx: Transaction) -> Moment:
     state = tx.state()
@@ -68,7 +74,7 @@ def _look(tx: Transaction) -> Moment:
         phase_elapsed_s=state.phase_elapsed_s,
         round_elapsed_s=state.round_elapsed_s,
         delivered=frozenset(update.site for update in tx.updates(state.round, state.attempt)),
-        scored=frozenset(scores.site for scores in tx.scores() if scores.round == state.round),
+        scored=frozenset(scores.site for scores in tx.scores(state.round)),
     )
 
 

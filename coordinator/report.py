@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +17,11 @@ from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.models import write_atomically
 
 REPORT_FILE = "report.json"
+
+MAX_SCORE_WEIGHT = 1000
+"""Held-out patients above which a site gains no more weight in the means; what ``max_weight`` is by default for updates."""
+
+Row = TypeVar("Row", SiteScores, Traffic)
 
 
 class SiteReport(BaseModel):
@@ -35,7 +42,7 @@ class RoundReport(BaseModel):
     Attributes:
         round: r; the last entry of a finished run has no training.
         model: digest of model r.
-        dice, iou, hd95: means over sites, weighted by held-out patients; None before any site reported.
+        dice, iou, hd95: means over sites, weighted by held-out patients (see patient_mean); None before any site reported.
         worst_site, worst_dice: the site on which the model does worst.
         sites: scores of each site.
         attempt: the attempt that succeeded.
@@ -104,17 +111,20 @@ def read_report(tx: Transaction) -> RunReport:
     manifest = tx.manifest()
     if manifest is None:
         raise BrokenStore("the journal holds no run yet")
-    state, published, scores, traffic = tx.state(), tx.rounds(), tx.scores(), tx.traffic()
+    state, scores, traffic = tx.state(), _by_round(tx.scores()), _by_round(tx.traffic())
     rounds = [
-        round_report(done.round, done.base_model, scores, traffic, done, tx.updates(done.round, done.attempt)) for done in published
+        round_report(
+            done.round, done.base_model, scores[done.round], traffic[done.round], done, tx.updates(done.round, done.attempt)
+        )
+        for done in tx.rounds()
     ]
-    if state.phase is not PhaseName.SHUTDOWN or any(score.round == state.round for score in scores):
-        rounds.append(round_report(state.round, state.model, scores, traffic))
-    audit = tx.audit_records()
+    if state.phase is not PhaseName.SHUTDOWN or scores[state.round]:
+        rounds.append(round_report(state.round, state.model, scores[state.round], traffic[state.round]))
+    audit = tx.audit_head()
     return RunReport(
         **_run_fields(manifest, state),
-        audit_records=len(audit),
-        audit_head=audit[-1].hash if audit else None,
+        audit_records=audit.records,
+        audit_head=audit.hash if audit.records else None,
         rounds=tuple(rounds),
     )
 
@@ -154,8 +164,11 @@ def round_report(
 
 
 def patient_mean(values: Mapping[SiteId, float | None], scores: Mapping[SiteId, SiteScores]) -> float | None:
-    """Mean over sites weighted by held-out patients, leaving out sites without a value; None if none has one."""
-    known = [(value, scores[site].patients) for site, value in values.items() if value is not None]
+    """Mean over sites weighted by held-out patients, leaving out sites without a value; None if none has one.
+
+    A site counts MAX_SCORE_WEIGHT patients at most: how many it has is its own word.
+    """
+    known = [(value, min(scores[site].patients, MAX_SCORE_WEIGHT)) for site, value in values.items() if value is not None]
     patients = sum(count for _, count in known)
     return sum(value * count for value, count in known) / patients if patients else None
 
@@ -177,6 +190,14 @@ def round_line(report: RoundReport, total_rounds: int) -> str:
     if report.published:
         parts += [f"{sum(report.bytes_up.values()) / 1e6:.1f} MB up", f"{report.seconds:.1f} s"]
     return "  ".join(parts)
+
+
+def _by_round(rows: Iterable[Row]) -> defaultdict[Round, list[Row]]:
+    """Grouped once: a search of all rows for each round would grow with the square of the run's length."""
+    groups: defaultdict[Round, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.round].append(row)
+    return groups
 
 
 def _run_fields(manifest: RunManifest, state: RunState) -> dict[str, object]:

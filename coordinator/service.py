@@ -7,7 +7,7 @@ An update comes in three steps, all idempotent::
 
     state = offer_update(site, header)                  # Offset: go on from here.  Receipt: it is already accepted
     append_update(site, header, offset, data) ...       # from that offset, at most CHUNK_BYTES each
-    state = finish_update(site, header)                 # Receipt: it is on disk.  Offset: go on from here
+    state = finish_update(site, header, resumed=...)    # Receipt: it is on disk.  Offset: go on from here
 
 Directives come from a Subscription, which calls ``wake`` (from any thread) whenever ``poll`` may have something new; ``follow`` is
 the same as an asynchronous iterator. Every method refuses a site that is not on the roster with IdentityRefused.
@@ -17,38 +17,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
 from math import isnan
 
 from coordinator.admission import check_site
-from coordinator.events import Observer, ScoresReported
-from coordinator.presence import Presence
-from coordinator.progress import Progress, TrafficMeter
+from coordinator.events import ScoresReported
+from coordinator.ports import ServicePorts
 from coordinator.state import PhaseName, SiteScores
-from coordinator.store.journal import Journal, Transaction, site_actor
-from coordinator.store.models import ModelStore
-from coordinator.store.spool import Spool
+from coordinator.store.journal import Transaction, site_actor
 from coordinator.streams import Streams, Subscription
 from coordinator.uploads import Uploads
 from fedmentor.audit import Fields
-from fedmentor.clock import Clock
 from fedmentor.errors import RoundClosed, UpdateRejected
 from fedmentor.federation import Directive, Finished, ModelRef, Receipt, RunManifest, Scores, UpdateHeader, UpdateState
 from fedmentor.ids import SiteId
-
-
-@dataclass(frozen=True)
-class ServicePorts:
-    """Everything through which the service touches the world; ``observe`` is told what happens."""
-
-    journal: Journal
-    spool: Spool
-    models: ModelStore
-    clock: Clock
-    progress: Progress
-    presence: Presence
-    meter: TrafficMeter
-    observe: Observer
 
 
 class CoordinatorService:
@@ -65,7 +46,7 @@ class CoordinatorService:
         self._ports = ports
         self._wake_driver = wake_driver
         self._streams = Streams(manifest, ports.progress, ports.presence, ports.observe, wake_driver)
-        self._uploads = Uploads(manifest, ports.journal, ports.spool, ports.progress, ports.clock, ports.observe)
+        self._uploads = Uploads(manifest, ports)
 
     @property
     def manifest(self) -> RunManifest:
@@ -73,7 +54,7 @@ class CoordinatorService:
         return self._manifest
 
     def subscribe(self, site: SiteId, wake: Callable[[], None], software: str = "") -> Subscription:
-        """Open the site's stream of directives. A site has one: an older one ends with CoordinatorUnreachable.
+        """Open the site's stream of directives. A site has one: an older one ends with PolicyRefusal.
 
         ``software`` is the site's own word, for the log.
 
@@ -152,8 +133,12 @@ class CoordinatorService:
         self._uploads.append(site, header, offset, data)
         self._ports.meter.add(header.round.round, site, up=len(data))
 
-    def finish_update(self, site: SiteId, header: UpdateHeader) -> UpdateState:
+    def finish_update(self, site: SiteId, header: UpdateHeader, *, resumed: bool = False) -> UpdateState:
         """Check a whole update, make it durable, accept it.
+
+        Args:
+            resumed: some of the bytes were here before the transfer that ends now. If they are not what the header declares, this
+                disk may be at fault, and the site is asked for them again instead of being refused.
 
         Returns:
             The receipt; or where to go on, if bytes are missing, or were resumed and turned out damaged.
@@ -163,7 +148,7 @@ class CoordinatorService:
             BrokenStore: it is not durable; nothing was accepted.
         """
         check_site(self._manifest, site)
-        return self._after(self._uploads.finish(site, header))
+        return self._after(self._uploads.finish(site, header, resumed=resumed))
 
     def report_scores(self, site: SiteId, scores: Scores) -> None:
         """Keep a site's scores of the model of this round or an earlier one; a repeat is acknowledged and changes nothing.

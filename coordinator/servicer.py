@@ -2,16 +2,19 @@
 
 Identity: every call, the stream included, is made by whoever the one URI SAN of the peer's certificate names; the handshake has
 already checked that this federation's authority issued it for a client. Nothing in a message says who sent it.
-Blocking work (files, fsync, SHA-256, SQLite) runs in threads, so that no site waits for another one's disk.
+Blocking work (files, fsync, SHA-256, SQLite) runs in threads, of which a site has few, as it has few calls: what one site does
+keeps no other one waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -31,16 +34,36 @@ from fedmentor.federation import Offset, UpdateHeader, UpdateState
 from fedmentor.identity.names import peer_of
 from fedmentor.ids import SiteId
 from fedmentor.wire import codec
-from fedmentor.wire.channel import SERVER_OPTIONS, Credentials, server_credentials
+from fedmentor.wire.channel import SERVER_OPTIONS
 from fedmentor.wire.status import INTERNAL_SENTENCE, status_of, trailing_metadata
 from fedmentor.wire.v1 import federation_pb2 as pb
 from fedmentor.wire.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
-_SAN_PROPERTY = "x509_subject_alternative_name"
+_URI_PROPERTY = "peer_uri"
+"""SANs of type URI; the property with all SANs does not tell a URI from a DNS name that is spelt like one."""
+
 _BUSY = "the coordinator cannot store anything at the moment"
+
+THREADS_PER_SITE = 2
+"""Threads in which one site's work may wait for the disk: an upload that is being checked, and one more."""
 
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """What one site may have under way at once, so that no site keeps the others out.
+
+    Attributes:
+        calls: concurrent calls of one site, streams included.
+        uploads: concurrent uploads of one site.
+        transfer_s: longest time of one model or update transfer; longer than a node's own limit, for peers that have none.
+    """
+
+    calls: int = 8
+    uploads: int = 2
+    transfer_s: float = 600.0
 
 
 class Servicer(FederationServicer):
@@ -49,7 +72,7 @@ class Servicer(FederationServicer):
     Args:
         service: what it is the face of.
         federation: trust domain that a peer's certificate must name.
-        uploads_per_site: concurrent uploads of one site.
+        limits: what one site may have under way.
         observe: is told of failures that callers must not see.
         broken: is told of a failed disk, after which nothing may be acknowledged any more.
     """
@@ -58,57 +81,67 @@ class Servicer(FederationServicer):
         self,
         service: CoordinatorService,
         federation: str,
-        uploads_per_site: int,
+        limits: CallLimits,
         observe: Observer,
         broken: Callable[[BrokenStore], None],
     ) -> None:
         self._service = service
         self._federation = federation
-        self._uploads_per_site = uploads_per_site
+        self._limits = limits
         self._observe = observe
         self._broken = broken
+        self._calls: Counter[SiteId] = Counter()
         self._uploads: Counter[SiteId] = Counter()
+        self._threads: defaultdict[SiteId, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(THREADS_PER_SITE))
 
-    async def Follow(self, request: pb.FollowRequest, context: Context) -> AsyncIterator[pb.Directive]:  # noqa: N802 - the proto's name
+    # The two streams write to the context instead of yielding: a peer that does not read then holds this coroutine, which can be
+    # ended, and not a generator that nobody closes.
+
+    async def Follow(self, request: pb.FollowRequest, context: Context) -> None:  # type: ignore[override] # noqa: N802 - see above; the proto's name
         """See federation.proto."""
         async with self._answering("Follow", context) as site, aclosing(self._service.follow(site, request.software)) as directives:
             async for directive in directives:
-                yield codec.directive_to_wire(directive)
+                await context.write(codec.directive_to_wire(directive))
 
-    async def FetchModel(self, request: pb.FetchModelRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802 - the proto's name
+    async def FetchModel(self, request: pb.FetchModelRequest, context: Context) -> None:  # type: ignore[override] # noqa: N802 - see above; the proto's name
         """See federation.proto."""
         async with self._answering("FetchModel", context) as site:
-            offset = request.offset
-            chunks = self._service.fetch_model(site, codec.model_from_wire(request.model), offset)
-            while chunk := await asyncio.to_thread(next, chunks, b""):
-                yield codec.chunk_to_wire(offset, chunk)
-                offset += len(chunk)
+            await self._in_time(self._serve_model(site, request, context))
 
     async def OfferUpdate(self, request: pb.UpdateHeader, context: Context) -> pb.UpdateState:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("OfferUpdate", context) as site:
-            state = await asyncio.to_thread(self._service.offer_update, site, codec.header_from_wire(request))
+            header = codec.header_from_wire(request)
+            state = await self._in_thread(site, lambda: self._service.offer_update(site, header))
         return codec.state_to_wire(state)
 
     async def SendUpdate(self, request_iterator: AsyncIterator[pb.UpdatePart], context: Context) -> pb.UpdateState:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("SendUpdate", context) as site:
-            with self._one_of_few(site):
-                state = await self._receive(site, request_iterator)
+            with _one_of_few(self._uploads, site, self._limits.uploads, "uploads"):
+                state = await self._in_time(self._receive(site, request_iterator))
         return codec.state_to_wire(state)
 
     async def ReportScores(self, request: pb.Scores, context: Context) -> pb.ScoresAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("ReportScores", context) as site:
-            await asyncio.to_thread(self._service.report_scores, site, codec.scores_from_wire(request))
+            scores = codec.scores_from_wire(request)
+            await self._in_thread(site, lambda: self._service.report_scores(site, scores))
         return pb.ScoresAck()
+
+    async def _serve_model(self, site: SiteId, request: pb.FetchModelRequest, context: Context) -> None:
+        offset = request.offset
+        chunks = self._service.fetch_model(site, codec.model_from_wire(request.model), offset)
+        while chunk := await self._in_thread(site, lambda: next(chunks, b"")):
+            await context.write(codec.chunk_to_wire(offset, chunk))
+            offset += len(chunk)
 
     async def _receive(self, site: SiteId, parts: AsyncIterator[pb.UpdatePart]) -> UpdateState:
         header = await _first_header(parts)
-        state = await asyncio.to_thread(self._service.offer_update, site, header)
+        state = await self._in_thread(site, lambda: self._service.offer_update(site, header))
         if not isinstance(state, Offset):
             return state
-        offset = state.bytes_stored
+        resumed, offset = state.bytes_stored > 0, state.bytes_stored
         async for part in parts:
             if part.WhichOneof("kind") != "chunk":
                 raise UpdateRejected("an update is one header and then chunks")
@@ -116,20 +149,25 @@ class Servicer(FederationServicer):
                 # Another stream of this site moved the end since the site asked; it will ask again.
                 raise CoordinatorUnreachable(f"the update is at byte {offset}, not {part.chunk.offset}")
             data = codec.check_chunk(part.chunk, offset, header.size_bytes - offset)
-            await asyncio.to_thread(self._service.append_update, site, header, offset, data)
+            await self._in_thread(site, partial(self._service.append_update, site, header, offset, data))
             offset += len(data)
-        return await asyncio.to_thread(self._service.finish_update, site, header)
+        return await self._in_thread(site, lambda: self._service.finish_update(site, header, resumed=resumed))
 
-    @contextmanager
-    def _one_of_few(self, site: SiteId) -> Iterator[None]:
-        if self._uploads[site] >= self._uploads_per_site:
-            # Not an answer about the update: uploads whose line broke may linger here until the keepalive ends them.
-            raise CoordinatorUnreachable(f"site {site} already has {self._uploads_per_site} uploads under way")
-        self._uploads[site] += 1
+    async def _in_thread(self, site: SiteId, work: Callable[[], T]) -> T:
+        """Do a site's blocking work in one of the few threads that it may hold."""
+        places = self._threads[site]
+        await places.acquire()
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+        # Shielded: a call that is cancelled leaves its thread behind, and the place is free only when the thread is.
+        running.add_done_callback(lambda _: places.release())
+        return await asyncio.shield(running)
+
+    async def _in_time(self, transfer: Awaitable[T]) -> T:
         try:
-            yield
-        finally:
-            self._uploads[site] -= 1
+            return await asyncio.wait_for(transfer, self._limits.transfer_s)
+        except asyncio.TimeoutError as error:
+            # A peer that reads nothing takes no status either; it keeps one of its own places until its connection ends.
+            raise CoordinatorUnreachable(f"the transfer took longer than {self._limits.transfer_s:g} s") from error
 
     @asynccontextmanager
     async def _answering(self, call: str, context: Context) -> AsyncIterator[SiteId]:
@@ -137,7 +175,8 @@ class Servicer(FederationServicer):
         site: SiteId | None = None
         try:
             site = self._site(context)
-            yield site
+            with _one_of_few(self._calls, site, self._limits.calls, "calls"):
+                yield site
         except CoordinatorUnreachable as error:
             # Without the error's name: at the site this is a broken line, to be tried again, not an answer.
             await _abort(context, grpc.StatusCode.UNAVAILABLE, error.message)
@@ -159,19 +198,20 @@ class Servicer(FederationServicer):
         Raises:
             IdentityRefused: not exactly one URI SAN, another federation's, or not a site's.
         """
-        names = context.auth_context().get(_SAN_PROPERTY, ())
+        names = context.auth_context().get(_URI_PROPERTY, ())
         peer = peer_of(bytes(name).decode(errors="replace") for name in names)
         if peer.federation != self._federation or peer.site is None:
             raise IdentityRefused("the certificate is not that of a site of this federation", cure="ask the registrar")
         return peer.site
 
 
-async def start_server(servicer: Servicer, listen: str, credentials: Credentials, calls: int) -> tuple[aio.Server, str]:
+async def start_server(servicer: Servicer, listen: str, tls: grpc.ServerCredentials, calls: int) -> tuple[aio.Server, str]:
     """Start serving.
 
     Args:
         listen: ``host:port``; port 0 takes a free one.
-        calls: concurrent calls, streams included, above which further ones are refused.
+        tls: see fedmentor.wire.channel.server_credentials.
+        calls: concurrent calls of everybody, streams included, above which further ones are refused.
 
     Returns:
         The server and the ``host:port`` that it is bound to.
@@ -182,11 +222,26 @@ async def start_server(servicer: Servicer, listen: str, credentials: Credentials
     server = aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=calls)
     add_FederationServicer_to_server(servicer, server)
     try:
-        port = server.add_secure_port(listen, server_credentials(credentials))
+        port = server.add_secure_port(listen, tls)
     except RuntimeError as error:
-        raise PortInUse(f"{listen} cannot be bound", cure="give another --listen HOST:PORT; port 0 takes a free one") from error
+        raise PortInUse(
+            f"{listen} is in use, or not an address of this machine",
+            cure="give another --listen HOST:PORT; port 0 takes a free one",
+        ) from error
     await server.start()
     return server, f"{listen.rpartition(':')[0]}:{port}"
+
+
+@contextmanager
+def _one_of_few(under_way: Counter[SiteId], site: SiteId, limit: int, what: str) -> Iterator[None]:
+    if under_way[site] >= limit:
+        # Not an answer about the matter: calls whose line broke may linger here until the keepalive ends them.
+        raise CoordinatorUnreachable(f"site {site} already has {limit} {what} under way")
+    under_way[site] += 1
+    try:
+        yield
+    finally:
+        under_way[site] -= 1
 
 
 async def _first_header(parts: AsyncIterator[pb.UpdatePart]) -> UpdateHeader:

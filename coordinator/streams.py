@@ -9,7 +9,7 @@ from coordinator.directives import directive_for, same_order
 from coordinator.events import Observer, SiteConnected, SiteLeft
 from coordinator.presence import Presence
 from coordinator.progress import Progress
-from fedmentor.errors import CoordinatorUnreachable
+from fedmentor.errors import CoordinatorUnreachable, FedMentorError, PolicyRefusal
 from fedmentor.federation import Directive, Finished, Manifest, RunManifest
 from fedmentor.ids import SiteId
 
@@ -25,16 +25,17 @@ class Subscription:
         self.wake = wake
         self._streams = streams
         self._last: Directive | None = None
-        self._ended: str | None = None
+        self._end: FedMentorError | None = None
 
     def poll(self) -> list[Directive]:
         """What is new since the last call: the manifest and the directive in force at first, later at most one directive.
 
         Raises:
             CoordinatorUnreachable: this stream is over; open another one.
+            PolicyRefusal: the site has opened a newer stream.
         """
-        if self._ended:
-            raise CoordinatorUnreachable(self._ended)
+        if self._end:
+            raise self._end
         directive = self._streams.directive(self.site)
         if same_order(self._last, directive):
             return []
@@ -44,9 +45,9 @@ class Subscription:
             self._streams.told(self.site)
         return [Manifest(self._streams.manifest), directive] if first else [directive]
 
-    def end(self, reason: str) -> None:
+    def end(self, error: FedMentorError) -> None:
         """Make the next poll fail; for Streams."""
-        self._ended = reason
+        self._end = error
         self.wake()
 
     def close(self) -> None:
@@ -83,7 +84,10 @@ class Streams:
         self._closed = False
 
     def subscribe(self, site: SiteId, wake: Callable[[], None], software: str = "") -> Subscription:
-        """Open the stream of a site on the roster; an older one of it ends with CoordinatorUnreachable.
+        """Open the stream of a site on the roster; an older one of it ends with PolicyRefusal.
+
+        A node that lost its line, or hung up, never sees that. Another node under the same identity does, and must not come back:
+        the two would cut each other off for ever.
 
         Raises:
             CoordinatorUnreachable: the coordinator is stopping.
@@ -97,7 +101,11 @@ class Streams:
             # Inside the lock, so that the end of the older stream cannot come in between.
             self._presence.arrive(site)
         if older:
-            older.end("a newer stream of this site was opened")
+            older.end(
+                PolicyRefusal(
+                    f"another node of site {site} has connected", cure="run one node a site, with a certificate of its own"
+                )
+            )
         self._observe(SiteConnected(site, superseded=older is not None, software=software[:MAX_SOFTWARE_CHARACTERS]))
         self._wake_driver()
         return subscription
@@ -135,4 +143,4 @@ class Streams:
             self._closed = True
             subscriptions = list(self._open.values())
         for subscription in subscriptions:
-            subscription.end("the coordinator is stopping")
+            subscription.end(CoordinatorUnreachable("the coordinator is stopping"))

@@ -135,7 +135,7 @@ class ToyFederation:
             return state
         for start in range(state.bytes_stored, len(words), CHUNK_BYTES):
             service.append_update(who, header, start, words[start : start + CHUNK_BYTES])
-        return service.finish_update(who, header)
+        return service.finish_update(who, header, resumed=state.bytes_stored > 0)
 
     def score(self, site: str, dice: float = 0.5) -> None:
         """Report a site's scores of the model in force."""

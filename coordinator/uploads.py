@@ -5,100 +5,92 @@ The receipt exists only once the words are fsynced in the spool and the row is c
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from coordinator.admission import check_offer, check_words
-from coordinator.events import Observer, UpdateAccepted, UpdateRefused
-from coordinator.progress import Progress
+from coordinator.events import UpdateAccepted, UpdateRefused
+from coordinator.ports import ServicePorts
 from coordinator.state import AcceptedUpdate
-from coordinator.store.journal import Journal, Transaction, site_actor
-from coordinator.store.spool import Spool
+from coordinator.store.journal import Transaction, site_actor
 from fedmentor.audit import Fields
-from fedmentor.clock import Clock
 from fedmentor.errors import DigestMismatch, LimitExceeded, UpdateConflict, UpdateRejected
 from fedmentor.federation import CHUNK_BYTES, Offset, Receipt, RunManifest, UpdateHeader, UpdateState
-from fedmentor.ids import Digest, SiteId
+from fedmentor.ids import SiteId
 
 AUDITED_REFUSALS = 8
 """Refusals of one site in one attempt that go into the audit chain; further ones only into the log: no site can fill the disk."""
 
 
 class Uploads:
-    """The updates of one run.
+    """The updates of one run. A site's calls go one after another: none sees a file that another one is about to rename or drop.
 
     Args:
         manifest: the run's rules.
-        journal: where acceptance is recorded.
-        spool: where the words lie.
-        progress: where the run stands; for the quick check of each chunk.
-        clock: for the time in the receipt.
-        observe: is told what was accepted and refused.
+        ports: the world.
     """
 
-    def __init__(
-        self, manifest: RunManifest, journal: Journal, spool: Spool, progress: Progress, clock: Clock, observe: Observer
-    ) -> None:
+    def __init__(self, manifest: RunManifest, ports: ServicePorts) -> None:
         self._manifest = manifest
-        self._journal = journal
-        self._spool = spool
-        self._progress = progress
-        self._clock = clock
-        self._observe = observe
-        self._resumed: set[tuple[SiteId, Digest]] = set()
+        self._ports = ports
+        self._locks = {site: threading.RLock() for site in manifest.roster}
         self._refusals: Counter[tuple[SiteId, int, int]] = Counter()
 
     def offer(self, site: SiteId, header: UpdateHeader) -> UpdateState:
         """See CoordinatorService.offer_update."""
-        with self._refusals_recorded(site, header):
-            receipt = self._journal.run_tx("check_offer", lambda tx: self._check(tx, site, header))
+        with self._locks[site]:
+            with self._refusals_recorded(site, header):
+                receipt = self._receipt(site, header)
+                stored = 0 if receipt else self._ports.spool.stored(site, header)
             if receipt:
                 return receipt
-            stored = self._spool.stored(site, header)
-        if stored == header.size_bytes:
-            return self.finish(site, header)
-        if stored:
-            self._resumed.add((site, header.sha256))
-        return Offset(stored)
+            return self.finish(site, header, resumed=True) if stored == header.size_bytes else Offset(stored)
 
     def append(self, site: SiteId, header: UpdateHeader, offset: int, data: bytes) -> None:
         """See CoordinatorService.append_update."""
-        check_offer(self._manifest, self._progress.now().state, site, header, accepted=None)
+        check_offer(self._manifest, self._ports.progress.now().state, site, header, accepted=None)
         if len(data) > CHUNK_BYTES:
             raise LimitExceeded(f"a chunk of {len(data)} bytes is over {CHUNK_BYTES}")
-        self._spool.append(site, header, offset, data)
+        with self._locks[site]:
+            self._ports.spool.append(site, header, offset, data)
 
-    def finish(self, site: SiteId, header: UpdateHeader) -> UpdateState:
+    def finish(self, site: SiteId, header: UpdateHeader, *, resumed: bool) -> UpdateState:
         """See CoordinatorService.finish_update."""
-        with self._refusals_recorded(site, header):
-            receipt = self._journal.run_tx("check_offer", lambda tx: self._check(tx, site, header))
+        with self._locks[site], self._refusals_recorded(site, header):
+            receipt = self._receipt(site, header)
             if receipt:
                 return receipt
-            stored = self._spool.stored(site, header)
+            stored = self._ports.spool.stored(site, header)
             if stored < header.size_bytes:
                 return Offset(stored)
-            weight_word = self._checked_words(site, header)
+            weight_word = self._sealed(site, header, resumed=resumed)
             if weight_word is None:
                 return Offset(0)
-            self._spool.seal(site, header)
-            receipt = self._journal.run_tx("accept_update", lambda tx: self._accept(tx, site, header, weight_word))
-        self._observe(UpdateAccepted(site, header.round, header.sha256, header.size_bytes))
+            receipt = self._ports.journal.run_tx("accept_update", lambda tx: self._accept(tx, site, header, weight_word))
+        self._ports.observe(UpdateAccepted(site, header.round, header.sha256, header.size_bytes))
         return receipt
 
-    def _checked_words(self, site: SiteId, header: UpdateHeader) -> int | None:
-        """The weight word; None where bytes from an earlier connection turned out damaged and must come again."""
+    def _sealed(self, site: SiteId, header: UpdateHeader, *, resumed: bool) -> int | None:
+        """The weight word of an update that is now durable; None where resumed bytes were damaged. Whatever fails is dropped."""
         try:
-            return check_words(self._spool.open(site, header), header, self._manifest.ring)
+            weight_word = check_words(self._ports.spool.open(site, header), header, self._manifest.ring)
+            self._ports.spool.seal(site, header)
         except DigestMismatch as error:
-            self._spool.drop(site, header.sha256)
-            if (site, header.sha256) in self._resumed:
-                self._resumed.discard((site, header.sha256))
+            self._ports.spool.drop(site, header.sha256)
+            # The round may have closed, and the spool been emptied, since the first look; then that is the answer.
+            self._receipt(site, header)
+            if resumed:
                 return None
             raise UpdateRejected(error.message, cure=error.cure) from error
         except UpdateRejected:
-            self._spool.drop(site, header.sha256)
+            self._ports.spool.drop(site, header.sha256)
             raise
+        return weight_word
+
+    def _receipt(self, site: SiteId, header: UpdateHeader) -> Receipt | None:
+        return self._ports.journal.run_tx("check_offer", lambda tx: self._check(tx, site, header))
 
     def _check(self, tx: Transaction, site: SiteId, header: UpdateHeader) -> Receipt | None:
         mine = [update for update in tx.updates(header.round.round, header.round.attempt) if update.site == site]
@@ -108,7 +100,7 @@ class Uploads:
         stored = self._check(tx, site, header)
         if stored:
             return stored
-        receipt = Receipt(header.round, site, header.sha256, self._clock.now().isoformat())
+        receipt = Receipt(header.round, site, header.sha256, self._ports.clock.now().isoformat())
         tx.put_update(AcceptedUpdate(receipt, header.size_bytes, weight_word))
         fields: Fields = {
             "round": header.round.round,
@@ -126,12 +118,13 @@ class Uploads:
             yield
         except (UpdateRejected, UpdateConflict, LimitExceeded) as error:
             kind, ref = type(error).__name__, header.round
-            self._observe(UpdateRefused(site, ref, kind, error.message))
+            self._ports.observe(UpdateRefused(site, ref, kind, error.message))
+            self._ports.presence.refuse(site, ref)
             key = (site, ref.round, ref.attempt)
             # A round that is not open has its own error, so these keys are bounded by rounds and attempts that were.
             self._refusals[key] += 1
             if self._refusals[key] <= AUDITED_REFUSALS:
                 where: Fields = {"round": ref.round, "attempt": ref.attempt, "sha256": header.sha256}
                 fields = {**where, "kind": kind, "reason": error.message}
-                self._journal.run_tx("refuse_update", lambda tx: tx.audit(site_actor(site), "refuse_update", fields))
+                self._ports.journal.run_tx("refuse_update", lambda tx: tx.audit(site_actor(site), "refuse_update", fields))
             raise

@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import random
 import threading
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 from fed_node.config import NodeConfig
 from fed_node.events import Observer
+from fed_node.ledger.ledger import BudgetPolicy, LedgerPorts, PrivacyLedger
+from fed_node.ledger.sqlite import FileAnchor, SqliteStore, site_key
+from fed_node.ledger.store import MemoryAnchor
 from fed_node.link import GrpcLink
 from fed_node.mailbox import ThreadedMailbox
 from fed_node.outbox_store import SqliteOutbox
 from fed_node.ports import SessionPolicy, SessionPorts
+from fed_node.privacy import PrivateTrainer
 from fed_node.session import Session
-from fed_node.trainer import LocalTrainer
 from fedmentor.clock import SystemClock
 from fedmentor.federation import Finished
 from fedmentor.identity.credentials import site_credentials
+
+if TYPE_CHECKING:
+    from fed_node.student_trainer import StudentTrainer
+    from fedmentor.wire.channel import Credentials
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -40,16 +49,17 @@ def run_node(config: NodeConfig, observe: Observer, stop: threading.Event) -> Fi
         DataError: the site's data cannot be used.
         FedMentorError: see Session.run.
     """
-
-    def pause(seconds: float) -> None:
-        stop.wait(seconds)
-
     clock = SystemClock()
-    site_credentials(config.certificates, config.site_id, clock.now())
-    outbox = SqliteOutbox(config.state)
-    try:
+
+    def credentials() -> Credentials:
+        return site_credentials(config.certificates, config.site_id, clock.now())
+
+    credentials()
+    with ExitStack() as stack:
+        outbox = stack.enter_context(closing(SqliteOutbox(config.state)))
         trainer = load_trainer(config)
-        link = GrpcLink(config.coordinator, lambda: site_credentials(config.certificates, config.site_id, clock.now()))
+        private = stack.enter_context(closing(PrivateTrainer(trainer, lambda: open_ledger(config))))
+        link = stack.enter_context(closing(GrpcLink(config.coordinator, credentials)))
         # Breaks a call that is under way, so that a stopped node does not wait for a silent coordinator.
         threading.Thread(target=_close_when, args=(stop, link), name="stop", daemon=True).start()
         ports = SessionPorts(
@@ -58,21 +68,38 @@ def run_node(config: NodeConfig, observe: Observer, stop: threading.Event) -> Fi
             trainer=trainer,
             outbox=outbox,
             clock=clock,
-            pause=pause,
+            pause=stop.wait,
             jitter=random.SystemRandom().random,
             stopping=stop.is_set,
             observe=observe,
+            privacy=private,
         )
         policy = SessionPolicy(config.limits, config.give_up_seconds, config.first_retry_seconds, config.longest_retry_seconds)
-        try:
-            return Session(config.site_id, ports, policy).run()
-        finally:
-            link.close()
-    finally:
-        outbox.close()
+        return Session(config.site_id, ports, policy).run()
 
 
-def load_trainer(config: NodeConfig) -> LocalTrainer:
+def open_ledger(config: NodeConfig) -> PrivacyLedger:
+    """The site's privacy ledger, for a run that needs it. Opacus, and torch with it, is imported here for its accountant.
+
+    Raises:
+        PolicyRefusal: it is not the ledger that was last seen.
+        ConfigError: its key or delta are others than in the settings, or another node writes it.
+        DataError: it was changed.
+        BrokenStore: the disk or the database failed.
+    """
+    from fed_node.dp import prv_epsilon  # noqa: PLC0415 - takes seconds; few runs need it
+
+    store = SqliteStore(config.state)
+    try:
+        anchor = MemoryAnchor() if config.ledger_anchor is None else FileAnchor(config.ledger_anchor)
+        ports = LedgerPorts(store, site_key(config.state), SystemClock(), prv_epsilon, anchor)
+        return PrivacyLedger(config.site_id, BudgetPolicy(config.max_epsilon, config.privacy_delta), ports)
+    except BaseException:
+        store.close()
+        raise
+
+
+def load_trainer(config: NodeConfig) -> StudentTrainer:
     """Read the site's data for the student. Torch is imported here and not before: it sizes its thread pools while it is imported.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,15 +9,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fed_node.rules import PlanLimits
-from fedmentor.errors import ConfigError, FedMentorError
+from fedmentor.errors import ConfigError
 from fedmentor.ids import SiteId, site_id
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-MAX_CONFIG_BYTES = 1 << 20
+from fedmentor.settings import Fault, first_fault, read_toml
 
 
 def _site(text: str) -> SiteId:
@@ -30,7 +23,7 @@ def _site(text: str) -> SiteId:
 
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+    if not host or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
         raise ValueError("expected HOST:PORT")
     return text
 
@@ -40,7 +33,7 @@ class NodeConfig(BaseModel):
 
     Attributes:
         site: this site's name; the certificate must carry the same.
-        coordinator: ``host:port``; the host must be one of those in the coordinator's certificate.
+        coordinator: ``host:port``; whoever answers there must have the certificate of this federation's coordinator.
         certificates: folder with ``ca.pem`` and ``sites/SITE/{certificate,key}.pem``.
         data: dataset folder whose table has a column ``split`` (``train`` or ``held_out``).
         state: the node's own folder: outbox and lock. Keep it between starts.
@@ -49,6 +42,10 @@ class NodeConfig(BaseModel):
         first_retry_seconds, longest_retry_seconds: bounds of the doubling pause between tries.
         max_rounds, max_local_epochs: most that a run may ask of this site.
         min_quorum: fewest sites behind a model that this site wants to be part of.
+        require_privacy: take part in runs with a privacy plan only.
+        max_epsilon: most that any patient of this site may spend over all runs, at ``privacy_delta``.
+        privacy_delta: fixed with the first entry of the site's ledger; well under one over the number of patients.
+        ledger_anchor: file that notes the ledger's head, on another disk than ``state``; a restored backup of ``state`` is refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +62,10 @@ class NodeConfig(BaseModel):
     max_rounds: int = Field(10_000, ge=1)
     max_local_epochs: int = Field(100, ge=1)
     min_quorum: int = Field(2, ge=1)
+    require_privacy: bool = False
+    max_epsilon: float = Field(8.0, gt=0, le=100)
+    privacy_delta: float = Field(1e-5, gt=0, le=1e-2)
+    ledger_anchor: Path | None = None
 
     @property
     def site_id(self) -> SiteId:
@@ -74,7 +75,7 @@ class NodeConfig(BaseModel):
     @property
     def limits(self) -> PlanLimits:
         """What a manifest may ask for."""
-        return PlanLimits(rounds=self.max_rounds, local_epochs=self.max_local_epochs, quorum=self.min_quorum)
+        return PlanLimits(self.max_rounds, self.max_local_epochs, self.min_quorum, self.require_privacy)
 
 
 def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
@@ -90,33 +91,23 @@ def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
     try:
         return NodeConfig.model_validate(values)
     except ValidationError as error:
-        raise _first_fault(error, file) from error
+        raise _refusal(first_fault(error), file) from error
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            values = tomllib.loads(stream.read(MAX_CONFIG_BYTES).decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read", cure="give a TOML file; docs/node.md has a sample") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
-    for name in ("certificates", "data", "state"):
+    values = read_toml(file)
+    for name in ("certificates", "data", "state", "ledger_anchor"):
         if isinstance(values.get(name), str):
             values[name] = file.resolve().parent / values[name]
     return values
 
 
-def _first_fault(error: ValidationError, file: Path | None) -> FedMentorError:
-    fault = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"])
+def _refusal(fault: Fault, file: Path | None) -> ConfigError:
     where = f" in {file}" if file is not None else ""
-    match fault["type"]:
+    match fault.kind:
         case "missing":
-            return ConfigError(
-                f"the node's setting {name!r} is missing", cure=f"add it to the file or give --{name.replace('_', '-')}"
-            )
+            return ConfigError(f"the node's setting {fault.name!r} is missing", cure=f"add it to the file or give {fault.option}")
         case "extra_forbidden":
-            return ConfigError(f"{name!r}{where} is not a setting of the node", cure="remove it, or look for a typing error")
+            return ConfigError(f"{fault.name!r}{where} is not a setting of the node", cure="remove it, or look for a typing error")
         case _:
-            return ConfigError(f"the node's setting {name!r}{where} is wrong: {fault['msg'].removeprefix('Value error, ')}")
+            return ConfigError(f"the node's setting {fault.name!r}{where} is wrong: {fault.message}")

@@ -47,10 +47,14 @@ class Connection:
         if self._mailbox is None:
             self._connect()
             return None
-        arrived = self._mailbox.take()
-        if arrived is not None:
-            self._absence = None
-        return arrived
+        return self._mailbox.take()
+
+    def worked(self) -> None:
+        """The coordinator did its part in something: it is not away. To be told what to do is not enough.
+
+        A line that carries directives and breaks in every transfer would otherwise be tried for ever, without a growing pause.
+        """
+        self._absence = None
 
     def peek(self) -> Directive | None:
         """The directive that waits, if one does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fed_node.events import Delivered, Skipped
 from fed_node.outbox import OutboxEntry, UpdateStage
-from fed_node.ports import SessionPorts
+from fed_node.ports import SessionPorts, private_training
 from fed_node.rules import check_receipt
 from fedmentor.errors import RoundClosed, UpdateRejected
 from fedmentor.federation import RoundRef
@@ -45,10 +45,13 @@ class Delivery:
         Raises:
             CoordinatorUnreachable: it stays in the outbox.
             UpdateConflict: another update of this site is accepted: a second node runs under this identity.
-            PolicyRefusal: the receipt is for something else.
+            PolicyRefusal: the receipt is for something else, or the privacy ledger never recorded what this update cost.
             BrokenStore: the receipt could not be kept; it will be asked for again.
         """
         header, ports = entry.header, self._ports
+        manifest = ports.outbox.pinned(header.round.run)
+        if manifest is not None and manifest.privacy is not None:
+            private_training(ports, manifest).release(header)
         try:
             receipt = ports.link.send_update(header, entry.words)
         except (RoundClosed, UpdateRejected) as error:

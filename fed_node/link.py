@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 
 from fedmentor import __version__
-from fedmentor.errors import CoordinatorUnreachable
+from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal
 from fedmentor.federation import (
     CHUNK_BYTES,
     Directive,
@@ -26,6 +26,8 @@ from fedmentor.federation import (
     UpdateHeader,
     UpdateState,
 )
+from fedmentor.identity.credentials import peer_of_certificate
+from fedmentor.identity.names import coordinator_host
 from fedmentor.wire import codec
 from fedmentor.wire.channel import Credentials, client_channel
 from fedmentor.wire.status import error_from_call
@@ -49,7 +51,7 @@ class GrpcLink:
     """See CoordinatorLink. Calls may come from several threads; ``close`` breaks those that are under way.
 
     Args:
-        address: ``host:port`` of the coordinator.
+        address: ``host:port`` of the coordinator, who is known by a certificate of the same federation as the site's own.
         credentials: reads this site's certificate, key and the authority's certificate; called for every new channel.
     """
 
@@ -82,7 +84,11 @@ class GrpcLink:
         return bytes(data)
 
     def send_update(self, header: UpdateHeader, words: bytes) -> Receipt:
-        """See CoordinatorLink; goes on from the last byte that the coordinator has stored."""
+        """See CoordinatorLink; goes on from the last byte that the coordinator has stored.
+
+        Raises:
+            PolicyRefusal: the coordinator says that it has more bytes than the update.
+        """
         stored = -1
         idle = 0
         while idle < IDLE_TRANSFERS:
@@ -91,6 +97,8 @@ class GrpcLink:
                 state = self._send_from(header, words, state.bytes_stored)
             if isinstance(state, Receipt):
                 return state
+            if state.bytes_stored > len(words):
+                raise PolicyRefusal(f"the coordinator has {state.bytes_stored} bytes of an update of {len(words)}")
             idle = 0 if state.bytes_stored > stored else idle + 1
             stored = max(stored, state.bytes_stored)
         raise CoordinatorUnreachable("the coordinator ends every transfer of the update before its end")
@@ -124,8 +132,14 @@ class GrpcLink:
     @contextmanager
     def _calls(self) -> Iterator[FederationStub]:
         """A stub on the open channel; a failed call drops the channel and leaves as one of our errors."""
+        channel = self._open_channel()
         try:
-            yield FederationStub(self._open_channel())
+            yield FederationStub(channel)
+        except ValueError as error:
+            # What gRPC says when another thread has closed the channel before the call began.
+            if self._holds(channel):
+                raise
+            raise _closed() from error
         except grpc.RpcError as error:
             mapped = error_from_call(error)
             if isinstance(mapped, CoordinatorUnreachable):
@@ -135,10 +149,16 @@ class GrpcLink:
     def _open_channel(self) -> grpc.Channel:
         with self._lock:
             if self._closed:
-                raise CoordinatorUnreachable("this node has closed its line to the coordinator")
+                raise _closed()
             if self._channel is None:
-                self._channel = client_channel(self._address, self._credentials())
+                credentials = self._credentials()
+                federation = peer_of_certificate(credentials.certificate).federation
+                self._channel = client_channel(self._address, credentials, coordinator_host(federation))
             return self._channel
+
+    def _holds(self, channel: grpc.Channel) -> bool:
+        with self._lock:
+            return self._channel is channel
 
     def _drop_channel(self) -> None:
         with self._lock:
@@ -165,6 +185,10 @@ class _GrpcStream:
     def cancel(self) -> None:
         """See DirectiveStream."""
         self._call.cancel()
+
+
+def _closed() -> CoordinatorUnreachable:
+    return CoordinatorUnreachable("this node has closed its line to the coordinator")
 
 
 def _parts(header: UpdateHeader, words: bytes, start: int) -> Iterator[pb.UpdatePart]:

@@ -6,19 +6,21 @@ An update is in one of three states::
              ▲ └───► dropped          its round closed, or it was refused; the reason is kept
              └─ readdress ◄──┘        the round is tried again: the same bytes go out under the new attempt
 
-Words leave the disk when they can no longer be asked for: when an update of a later round is put, and when the run is over.
+Words leave the disk when they can no longer be asked for: when an update of a later round is put, when the run is over, and when
+another run is pinned: the end of the earlier one may have come while this site was away.
 Receipts stay: the highest one is the mark behind which a site does not go back. Here are the port and its twin in memory;
 fed_node.outbox_store keeps it on disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
 from fedmentor.errors import PolicyRefusal
-from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader
+from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader, manifest_from_bytes
 from fedmentor.ids import Round, RunId
 
 
@@ -56,11 +58,17 @@ class Outbox(Protocol):
     """
 
     def pin(self, manifest: RunManifest) -> None:
-        """Store the manifest of a run at first contact; the same one again changes nothing.
+        """Store the manifest of a run at first contact and forget the words of every other run; the same one again changes nothing.
+
+        A coordinator has one run at a time, so nobody will ask for an earlier one's updates any more.
 
         Raises:
             PolicyRefusal: another manifest is pinned for this run.
         """
+        ...
+
+    def pinned(self, run: RunId) -> RunManifest | None:
+        """The manifest that is pinned for a run; None where there is none."""
         ...
 
     def put(self, header: UpdateHeader, words: bytes) -> OutboxEntry:
@@ -141,8 +149,16 @@ class MemoryOutbox:
 
     def pin(self, manifest: RunManifest) -> None:
         """See Outbox."""
-        if self._manifests.setdefault(manifest.run, manifest.to_bytes()) != manifest.to_bytes():
+        pinned = self._manifests.get(manifest.run)
+        if pinned is None:
+            self._manifests[manifest.run] = manifest.to_bytes()
+            self._forget_words(lambda ref: ref.run != manifest.run)
+        elif pinned != manifest.to_bytes():
             raise refuse_other_manifest(manifest.run)
+
+    def pinned(self, run: RunId) -> RunManifest | None:
+        """See Outbox."""
+        return manifest_from_bytes(self._manifests[run]) if run in self._manifests else None
 
     def put(self, header: UpdateHeader, words: bytes) -> OutboxEntry:
         """See Outbox."""
@@ -152,9 +168,7 @@ class MemoryOutbox:
             if not same_update(stored.header, header):
                 raise refuse_second_update(ref)
             return stored
-        for key, entry in self._entries.items():
-            if key[0] == ref.run and key[1] < ref.round:
-                self._entries[key] = replace(entry, words=b"")
+        self._forget_words(lambda other: other.run == ref.run and other.round < ref.round)
         return self._keep(OutboxEntry(header, bytes(words)))
 
     def find(self, ref: RoundRef) -> OutboxEntry | None:
@@ -191,12 +205,15 @@ class MemoryOutbox:
 
     def retire(self, run: RunId) -> None:
         """See Outbox."""
-        for key, entry in self._entries.items():
-            if key[0] == run:
-                self._entries[key] = replace(entry, words=b"")
+        self._forget_words(lambda ref: ref.run == run)
 
     def close(self) -> None:
         """See Outbox; nothing to do."""
+
+    def _forget_words(self, of: Callable[[RoundRef], bool]) -> None:
+        for key, entry in self._entries.items():
+            if of(entry.header.round):
+                self._entries[key] = replace(entry, words=b"")
 
     def _keep(self, entry: OutboxEntry) -> OutboxEntry:
         self._entries[entry.header.round.run, entry.header.round.round] = entry

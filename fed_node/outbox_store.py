@@ -20,7 +20,7 @@ from fed_node.outbox import (
     same_update,
 )
 from fedmentor.errors import BrokenStore, ConfigError
-from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader
+from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader, manifest_from_bytes
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.tensors import sha256_hex
 
@@ -37,8 +37,8 @@ PRAGMAS = (
     "PRAGMA secure_delete = ON",
 )
 
-_COLUMNS = (
-    "u.run, u.round, u.attempt, u.sha256, u.size_bytes, u.base_model, u.words, u.stage, u.reason, r.site, r.sha256, r.accepted_utc "
+_ENTRIES = (
+    "SELECT u.*, r.site AS receipt_site, r.sha256 AS receipt_sha256, r.accepted_utc "
     "FROM update_entry u LEFT JOIN receipt r ON (r.run, r.round, r.attempt) = (u.run, u.round, u.attempt)"
 )
 
@@ -47,7 +47,7 @@ class SqliteOutbox:
     """See fed_node.outbox.Outbox. Belongs to the thread that made it.
 
     Args:
-        folder: the site's state folder; made, readable for its owner only, if it is not there.
+        folder: the site's state folder; made if it is not there, and readable for its owner only from now on.
 
     Raises:
         ConfigError: another node uses the folder, or another version of this program wrote it.
@@ -56,7 +56,8 @@ class SqliteOutbox:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
             self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(
@@ -72,10 +73,18 @@ class SqliteOutbox:
     def pin(self, manifest: RunManifest) -> None:
         """See Outbox."""
         with self._transaction():
-            self._database.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?)", (manifest.run, manifest.to_bytes()))
-            (pinned,) = self._database.execute("SELECT json FROM manifest WHERE run = ?", (manifest.run,)).fetchone()
-            if pinned != manifest.to_bytes():
+            pinned = self._database.execute("SELECT json FROM manifest WHERE run = ?", (manifest.run,)).fetchone()
+            if pinned is None:
+                self._database.execute("INSERT INTO manifest VALUES (?, ?)", (manifest.run, manifest.to_bytes()))
+                self._database.execute("UPDATE update_entry SET words = x'' WHERE run != ?", (manifest.run,))
+            elif pinned["json"] != manifest.to_bytes():
                 raise refuse_other_manifest(manifest.run)
+
+    def pinned(self, run: RunId) -> RunManifest | None:
+        """See Outbox."""
+        with _mapped():
+            row = self._database.execute("SELECT json FROM manifest WHERE run = ?", (run,)).fetchone()
+        return manifest_from_bytes(row["json"]) if row else None
 
     def put(self, header: UpdateHeader, words: bytes) -> OutboxEntry:
         """See Outbox."""
@@ -97,15 +106,13 @@ class SqliteOutbox:
     def find(self, ref: RoundRef) -> OutboxEntry | None:
         """See Outbox."""
         with _mapped():
-            row = self._database.execute(f"SELECT {_COLUMNS} WHERE u.run = ? AND u.round = ?", (ref.run, ref.round)).fetchone()
+            row = self._database.execute(f"{_ENTRIES} WHERE u.run = ? AND u.round = ?", (ref.run, ref.round)).fetchone()
         return _entry(row) if row else None
 
     def ready(self) -> tuple[OutboxEntry, ...]:
         """See Outbox."""
         with _mapped():
-            rows = self._database.execute(
-                f"SELECT {_COLUMNS} WHERE u.stage = 'ready' AND length(u.words) > 0 ORDER BY u.seq"
-            ).fetchall()
+            rows = self._database.execute(f"{_ENTRIES} WHERE u.stage = 'ready' AND length(u.words) > 0 ORDER BY u.seq").fetchall()
         return tuple(_entry(row) for row in rows)
 
     def readdress(self, ref: RoundRef) -> OutboxEntry:
@@ -149,7 +156,7 @@ class SqliteOutbox:
             row = self._database.execute(
                 "SELECT round, attempt FROM receipt WHERE run = ? ORDER BY round DESC, attempt DESC LIMIT 1", (run,)
             ).fetchone()
-        return RoundRef(run, Round(row[0]), Attempt(row[1])) if row else None
+        return RoundRef(run, Round(row["round"]), Attempt(row["attempt"])) if row else None
 
     def retire(self, run: RunId) -> None:
         """See Outbox."""
@@ -187,10 +194,10 @@ class SqliteOutbox:
 
 @contextmanager
 def _mapped() -> Iterator[None]:
-    """The one place where SQLite's errors become ours."""
+    """The one place where errors of SQLite and of the disk become ours."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise BrokenStore(
             f"the site's outbox failed: {error}", cure="check the disk of the state folder, then start the node again"
         ) from error
@@ -198,11 +205,14 @@ def _mapped() -> Iterator[None]:
 
 def _open(path: Path) -> sqlite3.Connection:
     with _mapped():
+        # SQLite gives the write-ahead log, which holds words too, the mode that the database has when it is opened.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
         database = sqlite3.connect(path, isolation_level=None)
+    database.row_factory = sqlite3.Row
     try:
         with _mapped():
             _prepare(database, path)
-        path.chmod(0o600)
     except BaseException:
         database.close()
         raise
@@ -223,16 +233,12 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _entry(row: tuple[str, int, int, str, int, str, bytes, str, str, str | None, str, str]) -> OutboxEntry:
-    run, number, attempt, sha256, size_bytes, base_model, words, stage, reason, site, receipt_sha256, accepted_utc = row
-    if words and sha256_hex([words]) != sha256:
-        raise BrokenStore(f"the stored update of round {number} is damaged", cure="check the disk of the state folder")
-    ref = RoundRef(RunId(run), Round(number), Attempt(attempt))
-    held = stage == UpdateStage.RECEIPTED.value and site is not None
-    return OutboxEntry(
-        header=UpdateHeader(ref, Digest(sha256), size_bytes, Digest(base_model)),
-        words=words,
-        stage=UpdateStage(stage),
-        receipt=Receipt(ref, SiteId(site), Digest(receipt_sha256), accepted_utc) if held and site is not None else None,
-        reason=reason,
-    )
+def _entry(row: sqlite3.Row) -> OutboxEntry:
+    if row["words"] and sha256_hex([row["words"]]) != row["sha256"]:
+        raise BrokenStore(f"the stored update of round {row['round']} is damaged", cure="check the disk of the state folder")
+    ref = RoundRef(RunId(row["run"]), Round(row["round"]), Attempt(row["attempt"]))
+    stage, receipt = UpdateStage(row["stage"]), None
+    if stage is UpdateStage.RECEIPTED and row["receipt_site"] is not None:
+        receipt = Receipt(ref, SiteId(row["receipt_site"]), Digest(row["receipt_sha256"]), row["accepted_utc"])
+    header = UpdateHeader(ref, Digest(row["sha256"]), row["size_bytes"], Digest(row["base_model"]))
+    return OutboxEntry(header, row["words"], stage, receipt, row["reason"])

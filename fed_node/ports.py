@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from fed_node.events import Observer
 from fed_node.mailbox import OpenMailbox
 from fed_node.outbox import Outbox
+from fed_node.privacy import PrivateTraining
 from fed_node.rules import PlanLimits
 from fed_node.trainer import LocalTrainer
 from fedmentor.clock import Clock
-from fedmentor.federation import CoordinatorLink
+from fedmentor.errors import PolicyRefusal
+from fedmentor.federation import CoordinatorLink, RunManifest
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class SessionPorts:
         jitter: a number in [0, 1) that spreads reconnecting sites over time.
         stopping: whether this node was asked to stop.
         observe: is told what happens.
+        privacy: private training under the site's ledger; a node without it refuses runs with a privacy plan.
     """
 
     link: CoordinatorLink
@@ -35,10 +38,11 @@ class SessionPorts:
     trainer: LocalTrainer
     outbox: Outbox
     clock: Clock
-    pause: Callable[[float], None]
+    pause: Callable[[float], object]
     jitter: Callable[[], float]
     stopping: Callable[[], bool]
     observe: Observer
+    privacy: PrivateTraining | None = None
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,17 @@ class SessionPolicy:
     give_up_seconds: float = 600.0
     first_retry_seconds: float = 0.5
     longest_retry_seconds: float = 30.0
+
+
+def private_training(ports: SessionPorts, manifest: RunManifest) -> PrivateTraining:
+    """The node's private training, for a run with a privacy plan.
+
+    Raises:
+        PolicyRefusal: this node has none.
+    """
+    if ports.privacy is None:
+        raise PolicyRefusal(
+            f"run {manifest.run!r} trains with differential privacy, this node cannot",
+            cure="install the node with its extra 'node'",
+        )
+    return ports.privacy

@@ -25,11 +25,13 @@ class PlanLimits:
         local_epochs: most passes over the site's images a round.
         quorum: fewest sites behind a published model. At least 2, since a model published from one site is that site's
             update in the clear.
+        privacy_required: refuse runs without a privacy plan.
     """
 
     rounds: int = 10_000
     local_epochs: int = 100
     quorum: int = 2
+    privacy_required: bool = False
 
 
 def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec: Spec, limits: PlanLimits) -> None:
@@ -67,6 +69,11 @@ def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec:
         raise PolicyRefusal(
             f"the run publishes models from {manifest.quorum} sites, this site asks for at least {limits.quorum}",
             cure="lower min_quorum if you agree",
+        )
+    if limits.privacy_required and manifest.privacy is None:
+        raise PolicyRefusal(
+            f"run {manifest.run!r} has no privacy plan, this site takes part in private runs only",
+            cure="switch require_privacy off if you agree",
         )
 
 

@@ -13,8 +13,9 @@ Train, step by step (``Session._train``)::
     2 known?    the outbox has an update of this round from the same model: send those bytes again, never train twice
     3 fetch     model; its digest must be the one that was named
     4 evaluate  on the held-out patients; report the scores
-    5 train     until done, or deadline, or nobody waits for it any more, or this node is stopped
-    6 quantise  clip, weight, ring words (fedmentor.secagg.ring)
+    5 train     until done, or deadline, or nobody waits for it any more, or this node is stopped; in a run with a privacy plan the
+                ledger reserves its cost before and commits it after (fed_node.privacy)
+    6 quantise  clip, weight, ring words (fedmentor.secagg.ring); what is not finite is skipped
     7 outbox    on disk before a byte is sent
     8 send      through fed_node.delivery, the only gate by which an update leaves the site; keep the receipt
 
@@ -27,10 +28,10 @@ from fed_node.connection import Connection
 from fed_node.delivery import Delivery
 from fed_node.events import Joined, RunOver, Scored, Skipped, Trained, Waiting
 from fed_node.mailbox import Arrived
-from fed_node.ports import SessionPolicy, SessionPorts
+from fed_node.ports import SessionPolicy, SessionPorts, private_training
 from fed_node.rules import check_directive, check_manifest, check_model, check_not_older, check_same_base
-from fed_node.trainer import LocalScores, TrainedUpdate, local_seed
-from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed
+from fed_node.trainer import LocalScores, ShouldStop, TrainedUpdate, local_seed, ring_words
+from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
 from fedmentor.federation import (
     Evaluate,
     Finished,
@@ -44,7 +45,6 @@ from fedmentor.federation import (
     Wait,
 )
 from fedmentor.ids import Digest, SiteId
-from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import FloatVector, sha256_hex
 
 
@@ -75,7 +75,9 @@ class Session:
 
         Raises:
             CoordinatorUnreachable: away for longer than give_up_seconds.
-            PolicyRefusal: the coordinator asks for something that this site does not do, or refuses this site.
+            PolicyRefusal: the coordinator asks for something that this site does not do, or refuses this site, or ended its
+                stream for another node that runs under the same identity.
+            BudgetExhausted: the privacy budget of this site's patients is used up; the federation goes on without this site.
             ModelError: it serves another architecture or a damaged model.
             BrokenStore: the outbox failed; nothing that depended on it was sent.
         """
@@ -105,6 +107,7 @@ class Session:
         match arrived.directive:
             case Manifest(manifest):
                 self._join(manifest)
+                return None
             case Train() as train:
                 self._train(train, self._joined(), arrived.at_s)
             case Evaluate() as evaluate:
@@ -113,12 +116,15 @@ class Session:
                 self._ports.observe(Waiting(reason))
             case Finished() as finished:
                 return self._leave(finished)
+        self._connection.worked()
         return None
 
     def _join(self, manifest: RunManifest) -> None:
         trainer = self._ports.trainer
         check_manifest(manifest, self._site, trainer.architecture, trainer.spec, self._policy.limits)
         self._ports.outbox.pin(manifest)
+        if manifest.privacy is not None:
+            private_training(self._ports, manifest).admit(manifest)
         if manifest != self._manifest:
             self._manifest = manifest
             self._ports.observe(Joined(manifest.run, manifest.digest, manifest.rounds, len(manifest.roster)))
@@ -160,12 +166,17 @@ class Session:
         except RoundClosed as error:
             self._ports.observe(Skipped(ref, error.message))
             return
-        # (5) train
-        update = self._train_until(ref, vector, manifest, arrived_s + directive.deadline_s)
-        if update is None:
+        try:
+            # (5) train
+            update = self._train_until(ref, vector, manifest, arrived_s + directive.deadline_s)
+            if update is None:
+                return
+            # (6) quantise
+            words = ring_words(update, manifest.ring)
+        except UpdateRejected as error:
+            # Training diverged. Another round's model and seed may well do better; the federation goes on without this update.
+            self._ports.observe(Skipped(ref, error.message))
             return
-        # (6) quantise
-        words = quantise(update.delta, update.examples, manifest.ring).astype("<u4", copy=False).tobytes()
         header = UpdateHeader(ref, sha256_hex([words]), len(words), directive.model.digest)
         # (7) outbox
         entry = self._ports.outbox.put(header, words)
@@ -178,11 +189,14 @@ class Session:
 
     def _report_scores(self, ref: RoundRef, model: Digest, vector: FloatVector) -> None:
         if self._scored is None or self._scored[0] != model:
+            # The model is here; however long this and training take, it is not the coordinator that is away.
+            self._connection.worked()
             self._scored = model, self._ports.trainer.evaluate(vector)
         scores = self._scored[1]
-        self._ports.link.report_scores(
-            Scores(ref, model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95),
-        )
+        if self._joined().reports_scores:
+            self._ports.link.report_scores(
+                Scores(ref, model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95),
+            )
         self._ports.observe(Scored(ref, scores))
 
     def _train_until(self, ref: RoundRef, vector: FloatVector, manifest: RunManifest, deadline_s: float) -> TrainedUpdate | None:
@@ -195,11 +209,19 @@ class Session:
                 return "the round's deadline passed before training was done"
             return self._superseded(ref)
 
-        seed = local_seed(manifest.training.seed, self._site, ref.round)
-        update = self._ports.trainer.train(vector, manifest.training, seed, lambda: bool(reason_to_stop()))
+        self._connection.worked()
+        update = self._train_from(ref, vector, manifest, lambda: bool(reason_to_stop()))
         if update is None:
             self._ports.observe(Skipped(ref, reason_to_stop() or "training was stopped"))
         return update
+
+    def _train_from(
+        self, ref: RoundRef, vector: FloatVector, manifest: RunManifest, should_stop: ShouldStop
+    ) -> TrainedUpdate | None:
+        if manifest.privacy is not None:
+            return private_training(self._ports, manifest).train(ref, manifest, vector, should_stop)
+        seed = local_seed(manifest.training.seed, self._site, ref.round)
+        return self._ports.trainer.train(vector, manifest.training, seed, should_stop)
 
     def _superseded(self, ref: RoundRef) -> str:
         """Why nobody waits for this round any more; empty while somebody does. Another attempt of it wants the same update."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, TRAIN, Dataset, open_dataset
+from fed_node.privacy import PrivateUpdate
 from fed_node.student.evaluation import evaluate
 from fed_node.student.samples import StudentData, load_samples
 from fed_node.student.sm_lite import ARCHITECTURE, SPEC, load_student, student_tensors
@@ -15,6 +16,7 @@ from fed_node.trainer import LocalScores, ShouldStop, TrainedUpdate
 from fedmentor.errors import EmptyDataset
 from fedmentor.federation import TrainingPlan
 from fedmentor.ids import SiteId
+from fedmentor.privacy.plan import PrivacyPlan
 from fedmentor.tensors import FloatVector, Spec, flatten, unflatten
 
 
@@ -60,6 +62,23 @@ class StudentTrainer:
         if report is None:
             return None
         return TrainedUpdate(flatten(student_tensors(student), SPEC) - vector, len(self._train), report.losses[-1])
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """See fed_node.privacy.PrivateStudent."""
+        return tuple(sorted(set(self._train.patient_ids)))
+
+    def train_privately(
+        self, vector: FloatVector, plan: TrainingPlan, privacy: PrivacyPlan, should_stop: ShouldStop
+    ) -> PrivateUpdate | None:
+        """See fed_node.privacy.PrivateStudent."""
+        from fed_node.dp import PrivateTraining, train_privately  # noqa: PLC0415 - Opacus takes seconds to import; few runs need it
+
+        student = load_student(unflatten(vector, SPEC))
+        report = train_privately(student, self._train, PrivateTraining(plan, privacy, should_stop))
+        if report is None:
+            return None
+        return PrivateUpdate(flatten(student_tensors(student), SPEC) - vector, report.steps, report.loss)
 
 
 def _load(dataset: Dataset, split: str, site: SiteId) -> StudentData:

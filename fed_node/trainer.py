@@ -13,6 +13,7 @@ from typing import Protocol
 
 from fedmentor.federation import TrainingPlan
 from fedmentor.ids import Round, SiteId
+from fedmentor.secagg.ring import Ring, quantise
 from fedmentor.tensors import FloatVector, Spec
 
 ShouldStop = Callable[[], bool]
@@ -85,6 +86,15 @@ class LocalTrainer(Protocol):
             None where should_stop said so before training was done: nothing half-trained ever leaves.
         """
         ...
+
+
+def ring_words(update: TrainedUpdate, ring: Ring) -> bytes:
+    """The update as it leaves a site: clipped, weighted, quantised, little-endian words, not masked.
+
+    Raises:
+        UpdateRejected: a value is not finite.
+    """
+    return quantise(update.delta, update.examples, ring).astype("<u4", copy=False).tobytes()
 
 
 def local_seed(run_seed: int, site: SiteId, number: Round) -> int:

@@ -20,7 +20,8 @@
     │   ├── RoundClosed                    4      FAILED_PRECONDITION
     │   ├── UpdateRejected                 4      INVALID_ARGUMENT
     │   ├── UpdateConflict                 4      ALREADY_EXISTS
-    │   └── LimitExceeded                  4      RESOURCE_EXHAUSTED
+    │   ├── LimitExceeded                  4      RESOURCE_EXHAUSTED
+    │   └── BudgetExhausted                4      FAILED_PRECONDITION
     ├── PeerUnreachable                    5      UNAVAILABLE
     │   ├── TeacherUnreachable             5
     │   └── CoordinatorUnreachable         5
@@ -142,6 +143,10 @@ class UpdateConflict(PolicyRefusal):
 
 class LimitExceeded(PolicyRefusal):
     """A declared size is over the limit; nothing was allocated for it."""
+
+
+class BudgetExhausted(PolicyRefusal):
+    """The privacy budget of a site's patients does not allow what is asked; nothing was trained for it."""
 
 
 class PeerUnreachable(FedMentorError):

@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fedmentor import ids
 from fedmentor.errors import ConfigError
-from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
-from fedmentor.models import canonical_json
+from fedmentor.ids import MAX_SEED, Attempt, Digest, Round, RunId, SiteId, run_id, site_id
+from fedmentor.models import PrivacySpent, canonical_json
+from fedmentor.privacy.plan import PrivacyPlan
 from fedmentor.secagg.ring import Ring
+from fedmentor.settings import first_fault
 from fedmentor.tensors import Spec, TensorSpec, spec_digest
 
 CHUNK_BYTES = 1 << 20
@@ -26,6 +29,12 @@ MESSAGE_LIMIT_BYTES = 4 << 20
 
 MIN_QUORUM = 3
 """Fewest sites behind a published model unless the manifest says otherwise."""
+
+MAX_PHASE_SECONDS = 365.0 * 86_400
+"""Longest deadline of a phase; deadlines travel as whole milliseconds."""
+
+LATER_FIELDS = ("privacy",)
+"""Fields of RunManifest that its canonical JSON leaves out where they hold their defaults."""
 
 
 class TrainingPlan(BaseModel):
@@ -40,14 +49,14 @@ class TrainingPlan(BaseModel):
         seed: seed of the run; a site's stream is derived from it, the site's name and the round.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     local_epochs: int = Field(2, ge=1, le=1000)
     batch_images: int = Field(8, ge=1, le=4096)
     learning_rate: float = Field(1e-3, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     augment: bool = True
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 class RunManifest(BaseModel):
@@ -67,43 +76,63 @@ class RunManifest(BaseModel):
         collect_seconds: how long a round waits for updates before it goes on with the quorum or fails.
         evaluate_seconds: how long the run waits for scores of the last model.
         max_attempts: how often a round is tried before the run fails.
+        privacy: what the run promises each patient; None where it promises nothing.
+
+    Fields of LATER_FIELDS came after the first version. They are left out of the canonical JSON where they hold their defaults, so
+    a manifest that does not use them has the digest that it always had.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    run: RunId
-    roster: tuple[SiteId, ...] = Field(min_length=1)
+    run: Annotated[RunId, AfterValidator(run_id)]
+    roster: tuple[Annotated[SiteId, AfterValidator(site_id)], ...] = Field(min_length=1)
     rounds: int = Field(ge=1, le=100_000)
     quorum: int = Field(MIN_QUORUM, ge=1)
     architecture: str
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
-    initial_model: Digest
+    initial_model: Annotated[Digest, AfterValidator(ids.digest)]
     initialisation: str = "random"
     fraction_bits: int = 24
     clip_norm: float = 100.0
     clip_value: float = 1.0
     max_weight: int = 1000
     training: TrainingPlan = TrainingPlan()
-    collect_seconds: float = Field(3600.0, gt=0)
-    evaluate_seconds: float = Field(600.0, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    collect_seconds: float = Field(3600.0, gt=0, le=MAX_PHASE_SECONDS)
+    evaluate_seconds: float = Field(600.0, gt=0, le=MAX_PHASE_SECONDS)
+    max_attempts: int = Field(3, ge=1, le=1000)
+    privacy: PrivacyPlan | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Check what no single field shows.
 
         Raises:
-            ConfigError: roster not sorted and unique, quorum over the roster, or a ring too small for the roster.
+            ConfigError: roster not sorted and unique, quorum over the roster, or a ring too small for the roster. A malformed name
+                or digest raises it, too, before this is called.
         """
         if list(self.roster) != sorted(set(self.roster)):
             raise ConfigError("the roster must be sorted and name each site once")
         if self.quorum > len(self.roster):
             raise ConfigError(f"a quorum of {self.quorum} cannot be met by {len(self.roster)} sites")
         self.ring.check_sites(len(self.roster))
+        if self.privacy is not None and self.privacy.rounds != self.rounds:
+            raise ConfigError(f"the privacy plan is for {self.privacy.rounds} rounds, the run has {self.rounds}")
 
     @property
     def ring(self) -> Ring:
         """The ring in which this run's updates are summed."""
         return Ring(self.fraction_bits, self.clip_norm, self.clip_value, self.max_weight)
+
+    @property
+    def reports_scores(self) -> bool:
+        """Whether sites send scores of their held-out patients; a privacy plan says no unless it says yes."""
+        return self.privacy is None or self.privacy.report_scores
+
+    def privacy_spent(self, rounds: int) -> PrivacySpent | None:
+        """What a model after ``rounds`` rounds claims; None where the run promises nothing."""
+        plan = self.privacy
+        if plan is None:
+            return None
+        return PrivacySpent(epsilon=plan.epsilon_after(rounds), delta=plan.delta, unit=plan.unit, accountant="rdp")
 
     @property
     def spec(self) -> Spec:
@@ -117,7 +146,9 @@ class RunManifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; the bytes that are hashed, stored and sent."""
-        return canonical_json(self.model_dump(mode="json"))
+        defaults = type(self).model_fields
+        unused = {name for name in LATER_FIELDS if getattr(self, name) == defaults[name].default}
+        return canonical_json(self.model_dump(mode="json", exclude=unused))
 
     @property
     def digest(self) -> Digest:
@@ -134,9 +165,8 @@ def manifest_from_bytes(data: bytes) -> RunManifest:
     try:
         return RunManifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the run manifest is wrong at {where!r}: {first['msg']}") from error
+        fault = first_fault(error)
+        raise ConfigError(f"the run manifest is wrong at {fault.name!r}: {fault.message}") from error
 
 
 @dataclass(frozen=True, order=True)
@@ -304,6 +334,7 @@ class DirectiveStream(Protocol):
 
         Raises:
             CoordinatorUnreachable: the stream broke.
+            PolicyRefusal: another node opened the stream of this site.
             StopIteration: it ended.
         """
         ...

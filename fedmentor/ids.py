@@ -14,6 +14,9 @@ Attempt = NewType("Attempt", int)
 Digest = NewType("Digest", str)
 """Lower-case hexadecimal SHA-256, 64 characters."""
 
+MAX_SEED = (1 << 63) - 1
+"""Largest seed that torch, numpy and every database and message takes."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

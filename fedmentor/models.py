@@ -133,7 +133,17 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
         path: where to.
         data: what.
         mode: permissions before the umask; 0o600 for secrets, in force before the first byte is written.
+
+    Raises:
+        OSError: the disk refused; names ``path``.
     """
+    try:
+        _write_and_rename(path, data, mode)
+    except OSError as error:  # of the temporary file, or without a name
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, data: bytes, mode: int) -> None:
     name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

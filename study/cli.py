@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmentor.ids import MAX_SEED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from study.partition import PartitionPlan
     from study.plan import StudyPlan
     from study.report.values import Report
 
@@ -29,7 +32,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--sites", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of sites.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Federated rounds of each run.")
 @click.option("--phantoms", type=click.IntRange(16, 10_000), help="How many phantoms to make where no data are given.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes data, start, order and training.")
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Fixes data, start, order and training."
+)
 @click.option("--prompt", type=click.Choice(["central", "lungs", "mask"]), help="Where the teacher looks.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of the distillation.")
 @click.option(
@@ -75,15 +80,17 @@ def study() -> None:
 @click.option(
     "--held-out", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True, help="Share kept for scoring."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes who goes where.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Fixes who goes where.")
 def split(data: Path, out: Path, **choices: Any) -> None:
     """Deal DATA to sites and a public pool, by whole patients."""
     from fed_node.data.dataset import open_dataset
-    from study.partition import PartitionPlan, plan_sites
-    from study.prepare import write_split
+    from study.partition import plan_sites
+    from study.prepare import refuse_faults, write_split
 
+    plan = _partition(choices)
+    refuse_faults(data)
     dataset = open_dataset(data)
-    dealt = plan_sites(dataset, PartitionPlan(**choices))
+    dealt = plan_sites(dataset, plan)
     write_split(dataset, dealt, out)
     if dealt.proxy:
         click.echo(f"proxy: {len(dealt.proxy)} images")
@@ -99,6 +106,25 @@ def show(report: Path, *, as_json: bool) -> None:
     from study.report.values import load_report
 
     _show(load_report(report), as_json=as_json)
+
+
+def _partition(choices: Mapping[str, Any]) -> PartitionPlan:
+    """Options as a plan; click's ranges let NaN through.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    from pydantic import ValidationError
+
+    from fedmentor.errors import ConfigError
+    from fedmentor.settings import first_fault
+    from study.partition import PartitionPlan
+
+    try:
+        return PartitionPlan(**choices)
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise ConfigError(f"{fault.option}: {fault.message}") from error
 
 
 def _show(report: Report, *, as_json: bool) -> None:

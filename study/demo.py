@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,15 +16,13 @@ from fedmentor.errors import ConfigError
 from fedmentor.models import write_atomically
 from study.examples import Case, choose_cases, draw_examples
 from study.federate import federate
+from study.folder import PLAN_FILE, study_folder
 from study.mentor import Mentored, make_initial_models, mentoring
 from study.plan import FM_INSTRUCTED, RANDOM, Initialisation, StudyPlan
-from study.prepare import Prepared, prepare
+from study.prepare import Prepared, deal, deal_phantoms, settle
 from study.report.html import write_html
 from study.report.table import choose_target
 from study.report.values import Report, RunFacts
-
-PLAN_FILE = "plan.json"
-"""Names a folder as one that a study wrote and may replace."""
 
 REPORT_FILE = "report.json"
 CACHE_FOLDER = "soft-labels"
@@ -75,17 +72,22 @@ def run_study(job: Job, clock: Clock, screen: Screen) -> Report:
     """Do the whole job and write ``report.html`` and ``report.json``.
 
     Raises:
-        ConfigError: ``job.out`` holds something else than an earlier study.
+        ConfigError: ``job.out`` holds something else than an earlier study, or another study is running there.
         FedMentorError: see the steps; everything that was started is stopped.
     """
     started = clock.monotonic_s()
-    plan, steps = job.plan, 3 + len(job.plan.initialisations)
     out = job.out.absolute()
-    clear(out)
-    write_atomically(out / PLAN_FILE, (plan.model_dump_json(indent=2) + "\n").encode())
+    _keep_inputs(job)
+    screen.step(1, _steps(job.plan), "dealing the patients to sites")
+    dealt = deal(job.plan, job.source) if job.source is not None else None  # bad data cost no earlier report
+    with study_folder(out):
+        write_atomically(out / PLAN_FILE, (job.plan.model_dump_json(indent=2) + "\n").encode())
+        prepared = settle(dealt or deal_phantoms(job.plan, out / "data"), out / "data")
+        return _compare(job, prepared, out, clock, screen, started)
 
-    screen.step(1, steps, "dealing the patients to sites")
-    prepared = prepare(plan, job.source, out / "data")
+
+def _compare(job: Job, prepared: Prepared, out: Path, clock: Clock, screen: Screen, started: float) -> Report:
+    plan, steps = job.plan, _steps(job.plan)
     screen.say(_data_line(prepared))
 
     screen.step(2, steps, "asking the teacher, distilling the student")
@@ -117,17 +119,15 @@ def run_study(job: Job, clock: Clock, screen: Screen) -> Report:
     return report
 
 
-def clear(folder: Path) -> None:
-    """Make an empty folder; remove what an earlier study left in it.
+def _steps(plan: StudyPlan) -> int:
+    return 3 + len(plan.initialisations)
 
-    Raises:
-        ConfigError: it holds something that no study wrote.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / PLAN_FILE).is_file():
-            raise ConfigError(f"{folder} is not empty and was not written by a study", cure="choose another folder with --out")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+
+def _keep_inputs(job: Job) -> None:
+    """What goes in must not lie where everything is replaced."""
+    for given in (job.source, job.plan.mentor.archive):
+        if given is not None and given.resolve().is_relative_to(job.out.resolve()):
+            raise ConfigError(f"{given} lies in {job.out}, which is to be replaced", cure="choose another folder with --out")
 
 
 def _mentor(plan: StudyPlan, prepared: Prepared, out: Path, screen: Screen) -> tuple[Mentored, tuple[Case, ...]]:

@@ -18,7 +18,7 @@ from fed_node.student.sm_lite import load_student
 from fedmentor.errors import EmptyDataset
 from fedmentor.ids import SiteId
 from fedmentor.models import load_model
-from fedmentor.pictures import grey, overlay, save_picture
+from fedmentor.pictures import grey, overlay, save_picture, shrunk
 from fedmentor.teacher.contract import SoftLabels, Teacher, logits_at, probability
 from study.plan import StudyPlan
 from study.report.values import Example
@@ -78,9 +78,10 @@ def draw_examples(cases: tuple[Case, ...], models: Mapping[str, Path], folder: P
 def _example(case: Case, predictions: Mapping[str, Prediction], folder: Path) -> Example:
     teacher = probability(logits_at(case.soft, case.truth.shape))
     masks = {TEACHER: teacher > 0.5, **{name: prediction.mask for name, prediction in predictions.items()}}
-    pictures = {"image": grey(case.pixels), TEACHER: overlay(case.pixels, teacher, case.truth)}
-    pictures |= {name: overlay(case.pixels, prediction.mask, case.truth) for name, prediction in predictions.items()}
-    pictures["truth"] = overlay(case.pixels, None, case.truth)
+    image, truth = shrunk(case.pixels), shrunk(case.truth)  # a radiograph at full size is larger than a picture may be
+    pictures = {"image": grey(image), TEACHER: overlay(image, shrunk(teacher), truth)}
+    pictures |= {name: overlay(image, shrunk(prediction.mask), truth) for name, prediction in predictions.items()}
+    pictures["truth"] = overlay(image, None, truth)
     files = {}
     for caption, picture in pictures.items():
         files[caption] = f"{folder.name}/{case.site}-{caption.replace(' ', '-').replace(',', '')}.jpg"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from coordinator.manifests import make_manifest
@@ -132,8 +134,10 @@ def _follow(coordinator: Child, nodes: list[Child], plan: StudyPlan, told: Told)
             time.sleep(_POLL_S)
     if coordinator.failed():
         raise next((node for node in nodes if node.failed()), coordinator).error()
+    # The run is on disk. A node that has not heard so yet is stopped with the block.
     for node in nodes:
-        node.process.wait(timeout=NODE_GIVES_UP_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            node.process.wait(timeout=COORDINATOR_LINGERS_SECONDS)
 
 
 def _round_of(line: str) -> RoundReport | None:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmentor.errors import ConfigError, EmptyDataset, MissingMetadata
-from fedmentor.ids import SiteId
+from fedmentor.ids import MAX_SEED, SiteId
 
 IID = "iid"
 AGE = "age"
@@ -64,7 +64,7 @@ class PartitionPlan(BaseModel):
     sites: int = Field(4, ge=1, le=1000)
     proxy: float = Field(0.3, ge=0, lt=1)
     held_out: float = Field(0.25, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     concentration: float = Field(1.0, gt=0)
 
 

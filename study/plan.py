@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmentor.federation import TrainingPlan
+from fedmentor.ids import MAX_SEED
 from study.partition import PartitionPlan
 
 Initialisation = Literal["random", "fm-instructed"]
@@ -66,7 +67,7 @@ class StudyPlan(BaseModel):
     mentor: MentorPlan = MentorPlan()
     rounds: int = Field(8, ge=1)
     quorum: int = Field(3, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     training: TrainingPlan = TrainingPlan()
     phantoms: int = Field(160, ge=16)
     examples: int = Field(4, ge=0)

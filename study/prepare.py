@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fed_node.data.check import check_dataset
 from fed_node.data.dataset import Dataset, open_dataset
 from fed_node.data.export import write_subset
+from fed_node.data.folder import check_replaceable
 from fed_node.data.phantom import write_phantoms
-from fedmentor.errors import DataError, EmptyDataset
+from fedmentor.errors import ConfigError, DataError, EmptyDataset
 from fedmentor.ids import SiteId
 from study.partition import FederationSplit, SiteSplit, plan_sites
 from study.plan import StudyPlan
@@ -37,6 +39,15 @@ class Prepared:
     sites: Mapping[SiteId, Path]
 
 
+@dataclass(frozen=True)
+class Dealt:
+    """A dataset whose patients have been dealt; nothing is written yet."""
+
+    name: str
+    dataset: Dataset
+    split: FederationSplit
+
+
 def prepare(plan: StudyPlan, source: Path | None, folder: Path) -> Prepared:
     """Check the data, deal the patients, write the folders.
 
@@ -46,34 +57,76 @@ def prepare(plan: StudyPlan, source: Path | None, folder: Path) -> Prepared:
         folder: where to write; an earlier study's folders there are replaced.
 
     Raises:
-        DataError: names the first bad files; nothing is written then.
+        see deal and write_split.
+    """
+    return settle(deal_phantoms(plan, folder) if source is None else deal(plan, source), folder)
+
+
+def deal(plan: StudyPlan, source: Path) -> Dealt:
+    """Check a dataset folder and deal its patients; writes nothing.
+
+    Raises:
+        DataError: names the first bad files.
         EmptyDataset: too few patients for the plan, or images without masks.
     """
-    if source is None:
-        source = folder / PHANTOMS
-        write_phantoms(source, count=plan.phantoms, seed=plan.seed)
-        name = PHANTOMS
-    else:
-        name = source.resolve().name
-        refuse_faults(source)
+    refuse_faults(source)
     dataset = open_dataset(source)
     split = plan_sites(dataset, plan.partition)
     _need_masks(dataset, split)
-    return Prepared(_facts(name, dataset, split), folder / PROXY, write_split(dataset, split, folder))
+    return Dealt(source.resolve().name, dataset, split)
+
+
+def deal_phantoms(plan: StudyPlan, folder: Path) -> Dealt:
+    """Make phantoms in ``folder/phantoms`` and deal them."""
+    write_phantoms(folder / PHANTOMS, count=plan.phantoms, seed=plan.seed)
+    dataset = open_dataset(folder / PHANTOMS)
+    return Dealt(PHANTOMS, dataset, plan_sites(dataset, plan.partition))
+
+
+def settle(dealt: Dealt, folder: Path) -> Prepared:
+    """Write the folders of pool and sites."""
+    facts = _facts(dealt.name, dealt.dataset, dealt.split)
+    return Prepared(facts, folder / PROXY, write_split(dealt.dataset, dealt.split, folder))
 
 
 def write_split(dataset: Dataset, split: FederationSplit, folder: Path) -> dict[SiteId, Path]:
-    """Write ``proxy/`` and ``sites/SITE/`` as dataset folders; earlier ones are replaced.
+    """Write ``proxy/`` and ``sites/SITE/`` as dataset folders.
+
+    An earlier split is replaced as a whole: a site that was left over from it would hold patients of the new ones.
 
     Returns:
         The folder of each site.
+
+    Raises:
+        ConfigError: ``proxy/`` or ``sites/`` holds the images that are to be dealt, or something else than datasets.
     """
-    if split.proxy:
-        write_subset(dataset, split.proxy, folder / PROXY)
-    sites = {site: folder / SITES / site for site in split.sites}
-    for site, ids in split.sites.items():
-        write_subset(dataset, (*ids.train, *ids.held_out), sites[site], held_out=ids.held_out)
-    return sites
+    _check_split_replaceable(dataset, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".split-", dir=folder) as scratch:
+        fresh, old = Path(scratch, "new"), Path(scratch, "old")
+        if split.proxy:
+            write_subset(dataset, split.proxy, fresh / PROXY)
+        for site, ids in split.sites.items():
+            write_subset(dataset, (*ids.train, *ids.held_out), fresh / SITES / site, held_out=ids.held_out)
+        old.mkdir()
+        for name in (PROXY, SITES):
+            if (folder / name).exists():
+                (folder / name).rename(old / name)
+        for part in fresh.iterdir():
+            part.rename(folder / part.name)
+    return {site: folder / SITES / site for site in split.sites}
+
+
+def _check_split_replaceable(dataset: Dataset, folder: Path) -> None:
+    places = {(folder / name).resolve() for name in (PROXY, SITES)}
+    if any(place in sample.image.resolve().parents for sample in dataset for place in places):
+        raise ConfigError(f"{folder} holds the images that are to be dealt", cure="choose another folder with --out")
+    check_replaceable(folder / PROXY)
+    if (folder / SITES).is_dir():
+        for site in (folder / SITES).iterdir():
+            check_replaceable(site)
+    elif (folder / SITES).exists():
+        raise ConfigError(f"{folder / SITES} is not a folder", cure="choose another folder with --out")
 
 
 def refuse_faults(source: Path) -> None:

@@ -81,20 +81,20 @@ class Children:
         return child
 
     def stop(self) -> None:
-        """End everything that still runs: SIGTERM in reverse order of start, then SIGKILL to the groups after the grace."""
-        alive = [child for child in reversed(self._running) if child.process.poll() is None]
-        for child in alive:
-            with suppress(ProcessLookupError):
-                child.process.terminate()
-        deadline = time.monotonic() + self.grace_s
-        for child in alive:
-            try:
-                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
-        self._running.clear()
+        """End everything that still runs: SIGTERM in reverse order of start, then SIGKILL to the groups after the grace.
+
+        A second Ctrl-C cuts the grace short.
+        """
+        alive = [child.process for child in reversed(self._running) if child.process.poll() is None]
+        try:
+            _ask_to_end(alive, self.grace_s)
+        finally:
+            for process in alive:
+                if process.poll() is None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            self._running.clear()
 
 
 @contextmanager
@@ -133,6 +133,15 @@ def complete_lines(growing: TextIO) -> Iterator[str]:
             growing.seek(start)
             return
         yield line
+
+
+def _ask_to_end(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + grace_s
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def _last_words(log: Path) -> str:

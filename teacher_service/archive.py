@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zipfile import BadZipFile, ZipFile
 
-from fedmentor.errors import ConfigError
+from fedmentor.errors import ConfigError, ModelError
 from teacher_service.settings import MODEL_NAME
 from teacher_service.weights import file_sha256, weights_facts
 
@@ -34,6 +35,9 @@ STARTUP_SECONDS = 180
 """Loading a gigabyte of weights on a busy machine."""
 
 
+_BUILD = "build one with 'fedmentor teacher build'"
+
+
 def build_archive(weights: Path, target: Path) -> Path:
     """Pack converted weights.
 
@@ -49,6 +53,7 @@ def build_archive(weights: Path, target: Path) -> Path:
         ConfigError: the archiver failed.
     """
     facts = weights_facts(weights)
+    target = target.absolute()  # the archiver works in another folder
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".archive-", dir=target.parent) as temporary:
         folder = Path(temporary)
@@ -56,6 +61,21 @@ def build_archive(weights: Path, target: Path) -> Path:
         _run_archiver(folder)
         (folder / f"{MODEL_NAME}.mar").replace(target)
     return target
+
+
+def check_archive(path: Path) -> None:
+    """Refuse what ``build_archive`` did not write, before a server is started that would try to load it for minutes.
+
+    Raises:
+        ModelError: not such an archive, or a truncated one.
+    """
+    try:
+        with ZipFile(path) as archive:
+            missing = {WEIGHTS_FILE, CONFIG_FILE, HANDLER_FILE} - set(archive.namelist())
+    except (OSError, BadZipFile) as error:
+        raise ModelError(f"{path} cannot be read as a model archive", cure=_BUILD) from error
+    if missing:
+        raise ModelError(f"{path} is not a teacher's archive: it lacks {', '.join(sorted(missing))}", cure=_BUILD)
 
 
 def _stage(folder: Path, weights: Path, facts: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError, PromptRefused
 from fedmentor.teacher.endpoint import DEFAULT_RUN_FOLDER, STATE_FILE, Endpoint, read_endpoint
 
@@ -40,6 +41,7 @@ def convert(checkpoint: Path, out: Path, architecture: str | None) -> None:
     """Turn an official CHECKPOINT (.pth) into safetensors; nothing in the file is run."""
     from teacher_service.convert import convert as convert_file  # keeps torch out of --help
 
+    check_writable(out.parent)
     name, digest = convert_file(checkpoint, out, architecture)
     click.echo(f"{out}: {name}, digest {digest}")
 
@@ -54,6 +56,7 @@ def build(weights: Path | None, out: Path) -> None:
     from teacher_service.archive import build_archive  # keeps torch out of --help
     from teacher_service.convert import convert_bundled  # keeps torch out of --help
 
+    check_writable(out.parent)
     with TemporaryDirectory() as folder:
         if weights is None:
             weights = Path(folder) / "weights.safetensors"
@@ -129,6 +132,7 @@ def query(image: Path, **options: Any) -> None:
     """Ask the teacher about an IMAGE (PNG or JPEG): numbers, and a picture with --overlay."""
     from fedmentor.teacher.images import read_image  # keeps PIL out of --help
 
+    _check_outputs(image, options["answer"], options["overlay"])
     pixels = read_image(image.read_bytes())
     prompt = _prompt(options, (pixels.shape[0], pixels.shape[1]))
     with _asked_teacher(options) as asked, _status("asking the teacher"):
@@ -136,10 +140,11 @@ def query(image: Path, **options: Any) -> None:
     if options["answer"]:
         _write_answer(options["answer"], soft)
     if options["overlay"]:
+        from fedmentor.models import write_atomically  # keeps numpy out of --help
         from fedmentor.teacher.images import png_bytes  # keeps PIL out of --help
         from teacher_service.overlay import overlay  # keeps PIL out of --help
 
-        options["overlay"].write_bytes(png_bytes(overlay(pixels, soft)))
+        write_atomically(options["overlay"], png_bytes(overlay(pixels, soft)))
     _print_answer(soft, as_json=options["as_json"])
 
 
@@ -165,7 +170,10 @@ def _box(text: str) -> Box:
 def _point(text: str) -> Point:
     from fedmentor.teacher.contract import Point  # keeps PIL out of --help
 
-    x, y, label = _numbers(text, 3, "a point is x,y,label, e.g. 80,120,1")
+    form = "a point is x,y,label, e.g. 80,120,1"
+    x, y, label = _numbers(text, 3, form)
+    if label not in (0, 1):
+        raise PromptRefused(f"{text[:60]!r} is not a prompt: {form}; the label is 1 inside and 0 outside")
     return Point(x, y, int(label))
 
 
@@ -196,13 +204,23 @@ def _asked_teacher(options: dict[str, Any]) -> Iterator[Teacher]:
         yield client
 
 
+def _check_outputs(image: Path, answer: Path | None, overlay: Path | None) -> None:
+    """Before the teacher is asked: what would be written, and whether it could be."""
+    if answer is not None and answer.suffix not in (".safetensors", ".json"):
+        raise ConfigError(f"{answer} ends in neither .safetensors nor .json")
+    for path in (answer, overlay):
+        if path is not None:
+            check_writable(path.parent)
+            if path.exists() and path.samefile(image):
+                raise ConfigError(f"{path} is the image itself", cure="give another file")
+
+
 def _write_answer(path: Path, soft: SoftLabels) -> None:
+    from fedmentor.models import write_atomically  # keeps numpy out of --help
     from fedmentor.teacher.payload import encode_answer  # keeps numpy out of --help
     from teacher_service.payload import readable  # keeps numpy out of --help
 
-    if path.suffix not in (".safetensors", ".json"):
-        raise ConfigError(f"{path} ends in neither .safetensors nor .json")
-    path.write_bytes(json.dumps(readable(soft), indent=1).encode() if path.suffix == ".json" else encode_answer(soft))
+    write_atomically(path, json.dumps(readable(soft), indent=1).encode() if path.suffix == ".json" else encode_answer(soft))
 
 
 def _print_answer(soft: SoftLabels, *, as_json: bool) -> None:
@@ -241,12 +259,6 @@ def _status(text: str) -> Iterator[None]:
 
 def _wait_for_end(server: Server) -> None:
     """Until Ctrl-C, SIGTERM, 'fedmentor teacher stop' elsewhere, or the server's own end."""
-    import signal  # beside its only use
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
     while not server.wait(0.5):
         pass
     click.echo("stopped")

@@ -44,11 +44,13 @@ class Plan:
         command: the server's command line.
         management_port: where tokens are renewed.
         renew_s: pause between renewals, seconds.
+        short_name: a link that was made for the temporary folder, in a folder of its own; empty where none was needed.
     """
 
     command: list[str]
     management_port: int
     renew_s: float
+    short_name: str = ""
 
     def write(self, run_folder: Path) -> None:
         """Leave the plan for the keeper."""
@@ -71,6 +73,7 @@ def main() -> int:
     finally:
         _end(server)
         _clean(run_folder)
+        _remove_link(plan.short_name)
 
 
 def renew_token(key_file: Path, management_port: int) -> None:
@@ -149,6 +152,13 @@ def _clean(run_folder: Path) -> None:
     for name in (STATE_FILE, KEY_FILE, PLAN_FILE):
         (run_folder / name).unlink(missing_ok=True)
     shutil.rmtree(run_folder / TEMPORARY_FOLDER, ignore_errors=True)
+
+
+def _remove_link(name: str) -> None:
+    if name:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+            Path(name).parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def overlay(pixels: Pixels, soft: SoftLabels) -> Pixels:
         uint8 [h, w, 3].
     """
     scale = PANEL / max(soft.image_size)
-    height, width = (max(1, round(extent * scale)) for extent in soft.image_size)
+    height, width = (max(2, round(extent * scale)) for extent in soft.image_size)  # a slope needs two pixels
     plain = np.asarray(Image.fromarray(pixels).convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float32)
     masked = plain
     for index in range(len(soft.logits)):

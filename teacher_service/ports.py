@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from fedmentor.errors import PortInUse
+from fedmentor.errors import ConfigError, PortInUse
 from teacher_service.settings import HOST, Ports
 
 
@@ -16,6 +16,7 @@ def choose_ports(inference: int | None = None) -> Ports:
 
     Raises:
         PortInUse: the port that was asked for belongs to another process.
+        ConfigError: it may not be used.
     """
     with contextlib.ExitStack() as held:
         first = _bind(held, inference or 0)
@@ -30,6 +31,8 @@ def _bind(held: contextlib.ExitStack, port: int) -> int:
     )  # as Java does: a connection that is only being closed does not count
     try:
         sock.bind((HOST, port))
+    except PermissionError as error:
+        raise ConfigError(f"port {port} needs privileges that this program lacks", cure="choose one from 1024 on") from error
     except OSError as error:
         raise PortInUse(f"port {port} on {HOST} is in use", cure="choose another port, or none for a free one") from error
     return int(sock.getsockname()[1])

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from fedmentor.teacher.contract import TeacherCard
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
 from fedmentor.teacher.payload import decode_error
 from teacher_service import settings
-from teacher_service.archive import build_archive
+from teacher_service.archive import build_archive, check_archive
 from teacher_service.convert import convert_bundled
 from teacher_service.java import find_java
 from teacher_service.keeper import Plan
@@ -42,6 +43,9 @@ _POLL_S = 0.2
 _DRAIN_S = 60.0
 _KEEPER_STOP_S = 40.0
 _BIND_TRIES = 3
+_LONGEST_SOCKET = ".ts.sock.65535"
+_SOCKET_BYTES = 103
+"""Longest name of a Unix socket without its final zero: 107 on Linux (unix(7)), 103 on macOS."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,9 @@ def start(config: ServerConfig) -> Server:
     """Start a server and wait until it answers.
 
     Raises:
-        ConfigError: one runs in that folder already, no Java, or the archive cannot be used.
+        ConfigError: one runs in that folder already, or no Java.
         PortInUse: the port that was asked for belongs to another process.
-        ModelError: the worker refuses the weights.
+        ModelError: the archive is none, or the worker refuses its weights.
         TeacherUnreachable: it did not come up in time.
     """
     config = replace(config, run_folder=config.run_folder.absolute())
@@ -230,14 +234,13 @@ def _lay_out(config: ServerConfig) -> None:
         build_archive(weights, packed)
         weights.unlink()
     else:
+        check_archive(config.archive)
         _take_archive(config.archive, packed)
 
 
 def _take_archive(archive: Path, packed: Path) -> None:
     try:
-        os.link(archive, packed)  # a gigabyte need not be copied
-    except FileNotFoundError as error:
-        raise ConfigError(f"{archive} does not exist", cure="build it with 'fedmentor teacher build'") from error
+        os.link(archive.resolve(), packed)  # a gigabyte need not be copied; a link to a relative symlink would lead nowhere
     except OSError:
         shutil.copyfile(archive, packed)
 
@@ -246,10 +249,14 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
     home = _torchserve_home()
     run_folder = config.run_folder
     (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, ports, config.token_minutes))
+    temporary = run_folder / settings.TEMPORARY_FOLDER
+    temporary.mkdir(exist_ok=True)  # an earlier try's keeper took it away
+    short = short_name(temporary)
     Plan(
-        command=settings.command(java, home, run_folder, config.heap_mb),
+        command=settings.command(java, home, run_folder, short, config.heap_mb),
         management_port=ports.management,
         renew_s=30.0 * config.token_minutes,
+        short_name="" if short == temporary else str(short),
     ).write(run_folder)
     with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603  # our own module
@@ -261,6 +268,25 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C reaches us first; we drain, then stop it
         )
+
+
+def short_name(folder: Path) -> Path:
+    """``folder`` itself, or a link to it where TorchServe's sockets in it would have names that the kernel refuses.
+
+    Raises:
+        ConfigError: the system's own temporary folder has too long a name as well.
+    """
+    if _sockets_fit(folder):
+        return folder
+    link = Path(tempfile.mkdtemp(prefix="fedmentor-")) / "t"
+    link.symlink_to(folder)
+    if not _sockets_fit(link):
+        raise ConfigError(f"the path of {folder} is too long", cure="choose a shorter --run-dir, or a shorter TMPDIR")
+    return link
+
+
+def _sockets_fit(folder: Path) -> bool:
+    return len(os.fsencode(folder / _LONGEST_SOCKET)) <= _SOCKET_BYTES
 
 
 def _torchserve_home() -> Path:

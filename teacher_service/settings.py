@@ -85,14 +85,17 @@ def properties(run_folder: Path, ports: Ports, token_minutes: float) -> str:
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
 
-def command(java: Path, torchserve_home: Path, run_folder: Path, heap_mb: int) -> list[str]:
-    """What ``torchserve --start`` would run; started directly, the child process is the server itself and signals reach it."""
+def command(java: Path, torchserve_home: Path, run_folder: Path, temporary: Path, heap_mb: int) -> list[str]:
+    """What ``torchserve --start`` would run; started directly, the child process is the server itself and signals reach it.
+
+    ``temporary`` is the run folder's TEMPORARY_FOLDER under a name that leaves room for the sockets in it.
+    """
     return [
         str(java),
         f"-Dmodel_server_home={torchserve_home}",
         f"-Xmx{heap_mb}m",
         "-XX:+ExitOnOutOfMemoryError",
-        f"-Djava.io.tmpdir={run_folder / TEMPORARY_FOLDER}",
+        f"-Djava.io.tmpdir={temporary}",
         "-cp",
         str(torchserve_home / "ts" / "frontend" / "*"),
         "org.pytorch.serve.ModelServer",

@@ -20,7 +20,11 @@ from fedmentor.tensors import spec_size
 
 
 def aggregate(context: Context, moment: Moment) -> Moved:
-    """See the module."""
+    """See the module.
+
+    Raises:
+        BrokenStore: the model that the round starts from is damaged on disk; unlike an update, nobody can send it again.
+    """
     state = moment.state
     updates = context.journal.run_tx("read_updates", lambda tx: tx.updates(state.round, state.attempt))
     if len(updates) < context.manifest.quorum:
@@ -32,8 +36,9 @@ def aggregate(context: Context, moment: Moment) -> Moved:
         except (DigestMismatch, UpdateRejected):
             context.spool.drop(update.site, update.receipt.sha256)
             return fail(context, moment, f"the stored update of site {update.site} was damaged on disk")
-    parameters = spec_size(context.manifest.spec)
-    blocks = next_model(context.models.open(state.model), sources, parameters)
+    base = context.models.open(state.model)
+    base.check(state.model)
+    blocks = next_model(base, sources, spec_size(context.manifest.spec))
     model = context.models.write(blocks, lambda digest: _record(context, moment, digest, updates))
     fields = {"model": model, "sites": " ".join(update.site for update in updates)}
     return transition(context, moment, "store_aggregate", to_phase(moment, PhaseName.PUBLISH, pending=model), fields=fields)
@@ -58,5 +63,6 @@ def _record(context: Context, moment: Moment, digest: Digest, updates: tuple[Acc
         teacher=base.teacher,
         run=manifest.run,
         round=state.round + 1,
+        privacy=manifest.privacy_spent(state.round + 1),
         details={"manifest": manifest.digest, "sites": [update.site for update in updates], "attempt": state.attempt},
     )

@@ -3,7 +3,8 @@
 1. every site of the roster has delivered: go on at once;
 2. the deadline has passed: go on with the quorum, or fail the attempt;
 3. the quorum has delivered and every other site has been gone for ``straggler_grace_s``: go on without them. A site that is
-   connected is waited for until the deadline; one that has been gone since an earlier round costs no time at all.
+   connected is waited for until the deadline; one that has been gone since an earlier round costs no time at all, and neither does
+   one whose update was refused in this attempt.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from coordinator.state import PhaseName
 def collect(context: Context, moment: Moment) -> Stay | Moved:
     """See the module. The closing transaction ends acceptance; what was accepted up to it counts."""
     manifest = context.manifest
-    missing = frozenset(manifest.roster) - moment.delivered
+    missing = frozenset(manifest.roster) - moment.delivered - context.presence.refused(moment.state.ref(manifest.run))
     quorum = len(moment.delivered) >= manifest.quorum
     left_s = manifest.collect_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, missing) if quorum else None

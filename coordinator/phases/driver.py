@@ -20,6 +20,7 @@ from coordinator.phases.shutdown import shutdown
 from coordinator.progress import Moment, Progress
 from coordinator.state import PhaseName
 from coordinator.store.journal import Transaction
+from fedmentor.errors import BrokenStore
 
 PHASES: Final[Mapping[PhaseName, Phase]] = {
     PhaseName.IDLE: idle,
@@ -37,7 +38,7 @@ CHECKPOINT_S = 5.0
 
 
 class Driver:
-    """Moves one run from phase to phase. ``step`` and ``drive`` belong to one thread, ``stop`` to any.
+    """Moves one run from phase to phase. ``step`` and ``drive`` belong to one thread, ``stop`` and ``fail`` to any.
 
     Args:
         context: the world.
@@ -56,6 +57,7 @@ class Driver:
         self._observe = observe
         self._woken = woken
         self._stopped = False
+        self._failure: BrokenStore | None = None
 
     def step(self) -> float | None:
         """Call the phase in force once.
@@ -79,7 +81,7 @@ class Driver:
                 return min(stay.seconds, CHECKPOINT_S)
 
     def drive(self) -> bool:
-        """Step until the run is over (True) or ``stop`` was called (False); raises what ``step`` raises."""
+        """Step until the run is over (True) or ``stop`` was called (False); raises what ``step`` raises or ``fail`` was given."""
         while not self._stopped:
             self._woken.clear()
             wait_s = self.step()
@@ -87,12 +89,19 @@ class Driver:
                 return True
             if wait_s > 0 and not self._stopped:
                 self._woken.wait(wait_s)
+        if self._failure is not None:
+            raise self._failure
         return False
 
     def stop(self) -> None:
         """Leave ``drive`` after the current step; nothing is lost by it."""
         self._stopped = True
         self._woken.set()
+
+    def fail(self, error: BrokenStore) -> None:
+        """Leave ``drive`` after the current step with an error that somebody else ran into."""
+        self._failure = self._failure or error
+        self.stop()
 
     def _checkpoint_when_due(self, moment: Moment) -> None:
         if moment.phase_elapsed_s - moment.state.phase_elapsed_s < CHECKPOINT_S:

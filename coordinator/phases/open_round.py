@@ -10,7 +10,12 @@ from coordinator.state import PhaseName
 
 
 def open_round(context: Context, moment: Moment) -> Moved:
-    """See the module. Later attempts keep the spool: what sites sent for the failed one need not be sent again."""
+    """See the module. Later attempts keep the spool: what sites sent for the failed one need not be sent again.
+
+    Raises:
+        BrokenStore: the model that sites would start from is damaged on disk.
+    """
+    context.models.open(moment.state.model).check(moment.state.model)
     to = to_phase(moment, PhaseName.COLLECT, reason="")
     if moment.state.attempt == 1:
         context.spool.keep_only(())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from coordinator.state import AcceptedUpdate, PublishedRound, RunState, SiteScores, Traffic
-from fedmentor.audit import AuditRecord, Fields
+from fedmentor.audit import AuditRecord, Fields, Head
 from fedmentor.federation import RunManifest
 from fedmentor.ids import Attempt, Round, SiteId
 
@@ -58,8 +58,8 @@ class Transaction(Protocol):
         """
         ...
 
-    def scores(self) -> tuple[SiteScores, ...]:
-        """All scores, sorted by round and site."""
+    def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
+        """Scores of a round's model, or all of them; sorted by round and site."""
         ...
 
     def put_scores(self, scores: SiteScores) -> bool:
@@ -92,6 +92,10 @@ class Transaction(Protocol):
         Raises:
             DataError: a field is not a plain value.
         """
+        ...
+
+    def audit_head(self) -> Head:
+        """Length and last hash of the audit chain; EMPTY before the first record. Costs the same however long the chain is."""
         ...
 
     def audit_records(self) -> tuple[AuditRecord, ...]:

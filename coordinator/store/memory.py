@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from coordinator.state import AcceptedUpdate, PublishedRound, RunState, SiteScores, Traffic
 from coordinator.store.journal import T, Transaction
-from fedmentor.audit import EMPTY, AuditRecord, Fields, head_of, next_record
+from fedmentor.audit import EMPTY, AuditRecord, Fields, Head, head_of, next_record
 from fedmentor.clock import Clock
 from fedmentor.errors import BrokenStore
 from fedmentor.federation import RunManifest
@@ -92,8 +92,8 @@ class _MemoryTransaction:
             raise BrokenStore("the site already has an update in this attempt")
         self._tables.updates[key] = update
 
-    def scores(self) -> tuple[SiteScores, ...]:
-        return tuple(scores for _, scores in sorted(self._tables.scores.items()))
+    def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
+        return tuple(scores for _, scores in sorted(self._tables.scores.items()) if round_ in (None, scores.round))
 
     def put_scores(self, scores: SiteScores) -> bool:
         return self._tables.scores.setdefault((scores.round, scores.site), scores) is scores
@@ -116,8 +116,10 @@ class _MemoryTransaction:
         self._tables.traffic[key] = replace(old, bytes_up=up, bytes_down=down)
 
     def audit(self, actor: str, event: str, fields: Fields) -> None:
-        head = head_of(self._tables.audit[-1]) if self._tables.audit else EMPTY
-        self._tables.audit.append(next_record(head, self._clock.now(), actor, event, fields))
+        self._tables.audit.append(next_record(self.audit_head(), self._clock.now(), actor, event, fields))
+
+    def audit_head(self) -> Head:
+        return head_of(self._tables.audit[-1]) if self._tables.audit else EMPTY
 
     def audit_records(self) -> tuple[AuditRecord, ...]:
         return tuple(self._tables.audit)

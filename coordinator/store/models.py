@@ -37,6 +37,7 @@ class StoredModel:
             BrokenStore: it is not there.
         """
         self._path = folder / TENSORS_FILE
+        self._spec = spec
         self._size = spec_size(spec)
         try:
             with self._path.open("rb") as file:
@@ -52,6 +53,19 @@ class StoredModel:
     def parameters(self, start: int, stop: int) -> FloatVector:
         """See ParameterSource."""
         return np.frombuffer(self._read(start * PARAMETER_BYTES, (stop - start) * PARAMETER_BYTES), "<f4")
+
+    def check(self, digest: Digest) -> None:
+        """Read it whole and compare.
+
+        Raises:
+            BrokenStore: it is not the model that the digest names: damaged on disk.
+        """
+        blocks = (self.parameters(start, min(start + BLOCK_WORDS, self._size)) for start in range(0, self._size, BLOCK_WORDS))
+        if model_digest_of_blocks(blocks, self._spec) != digest:
+            raise BrokenStore(
+                "a stored model is damaged on disk",
+                cure=f"put a good copy into models/{digest} of the state folder, then start again",
+            )
 
     def chunks(self, offset: int) -> Iterator[bytes]:
         """The flat vector's little-endian bytes from ``offset`` on, in pieces of at most CHUNK_BYTES."""

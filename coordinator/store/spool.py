@@ -91,12 +91,18 @@ class Spool:
         return SpooledUpdate(path, header.size_bytes)
 
     def seal(self, site: SiteId, header: UpdateHeader) -> None:
-        """Make a checked update durable; doing it again does nothing."""
+        """Make a checked update durable; doing it again does nothing.
+
+        Raises:
+            DigestMismatch: there is nothing to seal.
+        """
         with self._site(site) as place:
             part, whole = place / f"{header.sha256}{_PART}", self._whole(site, header)
             if part.exists():
                 sync_path(part)
                 part.replace(whole)
+            elif not whole.exists():
+                raise DigestMismatch("a spooled update is gone")
             # Also on a repeat: the first call may have died between the rename and this line.
             sync_path(place)
             sync_path(self._folder)

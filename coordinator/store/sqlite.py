@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ BUSY_TIMEOUT_S = 5.0
 
 IN_MEMORY = ":memory:"
 
+_OWNER = "ask as the user that the coordinator runs as"
+
 
 class SqliteJournal:
     """A journal in one SQLite file."""
@@ -33,18 +36,13 @@ class SqliteJournal:
         """Open or create the file; with ``read_only`` another process may be writing it, and writing raises BrokenStore.
 
         Raises:
-            ConfigError: the file is a journal of another version, or ``read_only`` and not there.
+            ConfigError: the file is a journal of another version, or ``read_only`` and not there or not this user's to read.
             BrokenStore: the file cannot be opened or is not a database.
         """
-        if read_only and not Path(path).is_file():
-            raise ConfigError(f"{path} does not exist", cure="give the state folder of a coordinator that has run")
         self._clock = clock
         self._lock = threading.RLock()
-        target = f"{Path(path).resolve().as_uri()}?mode=ro" if read_only else str(path)
         with _broken("open"):
-            self._connection = sqlite3.connect(
-                target, uri=read_only, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
+            self._connection = _reader(Path(path)) if read_only else _writer(path)
         try:
             if not read_only:
                 self._prepare()
@@ -91,6 +89,50 @@ class SqliteJournal:
                 f"the journal has schema version {version}, this program knows {SCHEMA_VERSION}",
                 cure="use the version of fedmentor that began the run",
             )
+
+
+def _writer(path: Path | str) -> sqlite3.Connection:
+    if path != IN_MEMORY:
+        try:
+            # Before SQLite makes it, so that there is no moment in which others can open it; its side files take the mode over.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            Path(path).chmod(0o600)
+        except OSError as error:
+            raise BrokenStore(
+                f"the journal cannot be opened: {error.strerror}", cure="check the state folder and its owner"
+            ) from error
+    return _connected(str(path), uri=False)
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing.
+
+    A database in WAL mode has a file of shared memory, which a reader opens for writing. Another user cannot; but where there is no
+    WAL no coordinator runs, and then the file can be read as it lies.
+    """
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", cure=_OWNER) from error
+    if not there:
+        raise ConfigError(f"{path} does not exist", cure="give the state folder of a coordinator that has run")
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    try:
+        return _connected(uri, uri=True)
+    except sqlite3.OperationalError as error:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise ConfigError(f"{path} cannot be read: {error}", cure=_OWNER) from error
+    return _connected(f"{uri}&immutable=1", uri=True)
+
+
+def _connected(target: str, *, uri: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(target, uri=uri, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA user_version")  # the file is opened at the first statement, not before
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
@@ -165,10 +207,10 @@ class _SqliteTransaction:
             ),
         )
 
-    def scores(self) -> tuple[SiteScores, ...]:
-        rows = self._connection.execute(
-            "SELECT site, round, model, patients, images, dice, iou, hd95 FROM site_scores ORDER BY round, site"
-        )
+    def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
+        which, values = ("", ()) if round_ is None else ("WHERE round = ? ", (round_,))
+        columns = "site, round, model, patients, images, dice, iou, hd95"
+        rows = self._connection.execute(f"SELECT {columns} FROM site_scores {which}ORDER BY round, site", values)  # noqa: S608 - constants
         return tuple(SiteScores(*row) for row in rows)
 
     def put_scores(self, scores: SiteScores) -> bool:
@@ -202,16 +244,16 @@ class _SqliteTransaction:
         )
 
     def audit(self, actor: str, event: str, fields: Fields) -> None:
-        record = next_record(self._head(), self._clock.now(), actor, event, fields)
+        record = next_record(self.audit_head(), self._clock.now(), actor, event, fields)
         values = (record.seq, record.prev_hash, record.utc, record.actor, record.event, record.fields, record.hash)
         self._connection.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def audit_records(self) -> tuple[AuditRecord, ...]:
-        rows = self._connection.execute("SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq")
-        return tuple(AuditRecord(*row) for row in rows)
-
-    def _head(self) -> Head:
+    def audit_head(self) -> Head:
         row = self._connection.execute(
             "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq DESC LIMIT 1"
         ).fetchone()
         return head_of(AuditRecord(*row)) if row else EMPTY
+
+    def audit_records(self) -> tuple[AuditRecord, ...]:
+        rows = self._connection.execute("SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq")
+        return tuple(AuditRecord(*row) for row in rows)

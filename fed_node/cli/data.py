@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from fedmentor.errors import EXIT_CONFIG
+from fedmentor.ids import MAX_SEED
 
 if TYPE_CHECKING:
     from fed_node.data.check import Report
@@ -74,7 +75,7 @@ def covid_cxr(out: Path, side: int, licences: tuple[str, ...], *, as_json: bool,
 @data.command()
 @click.option("--out", required=True, type=FOLDER, help="Dataset folder to make.")
 @click.option("--count", default=200, show_default=True, help="Number of images.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same pixels.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Same seed, same pixels.")
 @click.option("--side", default=256, show_default=True, help="Side of the square images, pixels.")
 def phantoms(out: Path, count: int, seed: int, side: int) -> None:
     """Draw synthetic chest X-rays with lung masks and metadata; for demonstrations, not for science."""

@@ -13,6 +13,7 @@ import click
 
 from fed_node.cli.progress import progress_lines
 from fed_node.cli.threads import use_threads
+from fedmentor.disk import check_writable
 
 if TYPE_CHECKING:
     from fed_node.student.distil import DistilConfig, DistilProgress, DistilResult
@@ -58,6 +59,7 @@ def distil(data: Path, out: Path, cache: Path | None, threads: int, *, as_json: 
 
     where = {name: choices.pop(name) for name in ("state", "teacher_url", "key_file", "local_teacher")}
     config = _config(choices)
+    check_writable(out)
     dataset = open_dataset(data)
     store = FolderStore(cache or default_cache())
     with _teacher(**where) as teacher, progress_lines() as advance:
@@ -89,12 +91,13 @@ def _config(choices: dict[str, Any]) -> DistilConfig:
 
     from fed_node.student.distil import DistilConfig
     from fedmentor.errors import ConfigError
+    from fedmentor.settings import first_fault
 
     try:
         return DistilConfig(**{name: value for name, value in choices.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        fault = first_fault(error)
+        raise ConfigError(f"{fault.option}: {fault.message}") from error
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fed_node.cli.ledger import ledger
 from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_POLICY
+from fedmentor.signals import ending_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.group()
 def node() -> None:
     """Take part in a federation with the data of this site."""
+
+
+node.add_command(ledger)
 
 
 @node.command()
@@ -88,13 +93,13 @@ def _observer(site: str, *, as_json: bool) -> Observer:
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the node to stop; a second one ends it the hard way."""
+    """The first signal to end asks the node to stop; a second one ends it the hard way."""
 
     def ask(number: int, _frame: object) -> None:
         signal.signal(number, previous[signal.Signals(number)])
         stop.set()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, ask) for number in ending_signals()}
     try:
         yield
     finally:

@@ -32,6 +32,7 @@ def predict(model: Path, images: tuple[Path, ...], out: Path, threads: int, *, a
     Masks have the image's own size, 0 for background and 255 for foreground.
     """
     names = _names(images)
+    _keep_inputs(images, out, names)
     use_threads(threads)
     student = _student(model)
     out.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,17 @@ def _names(images: Sequence[Path]) -> list[str]:
     if twice is not None:
         raise ConfigError(f"two images are called {twice!r}", cure="predict them into different folders")
     return names
+
+
+def _keep_inputs(images: Sequence[Path], out: Path, names: Sequence[str]) -> None:
+    """An image that is still to be read must not be where a picture will be written."""
+    from fedmentor.errors import ConfigError
+
+    inputs = {image.absolute() for image in images}
+    for name in names:
+        for written in (out / f"{name}.mask.png", out / f"{name}.overlay.png"):
+            if written.absolute() in inputs:
+                raise ConfigError(f"{written} is one of the images", cure="choose another folder with --out")
 
 
 def _stem(image: Path) -> str:

@@ -66,6 +66,8 @@ def _check_header(path: Path, header: pydicom.Dataset) -> None:
         raise UnreadableImage(f"{path} has {frames} frames, a radiograph has one", cure="export the frame to use as its own file")
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise UnreadableImage(f"{path} is a colour DICOM", cure="export the original grey image instead of a screen capture")
+    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise UnreadableImage(f"{path} stores numbers of colours, not grey values", cure="export the original grey image instead")
     rows, columns = header.get("Rows"), header.get("Columns")
     if rows is None or columns is None:
         raise UnreadableImage(f"{path} is a DICOM file without an image")
@@ -80,6 +82,8 @@ def _grey(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> GreyImage:
     elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
         unit = window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
+        if not np.isfinite(unit).all():
+            raise ValueError("the rescale or the window is not a number")
         grey = np.rint(255 * unit).astype(np.uint8)
     else:
         grey = stretched(rescaled)

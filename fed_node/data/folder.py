@@ -87,10 +87,12 @@ def check_replaceable(folder: Path) -> None:
     """Refuse to replace what is not a dataset folder.
 
     Raises:
-        ConfigError: a file, or a folder with other things in it.
+        ConfigError: a file, a folder with other things in it, or one that cannot be moved away.
     """
     if not folder.exists():
         return
+    if folder.is_mount() or folder.samefile(Path.cwd()):
+        raise ConfigError(f"{folder} is a mounted disk or the working folder", cure="choose a folder inside it as --out")
     known = {IMAGES_FOLDER, MASKS_FOLDER, METADATA_FILE}
     if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - known:
         raise ConfigError(f"{folder} exists and is not a dataset folder", cure="choose another --out; nothing was touched")

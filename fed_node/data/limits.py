@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,18 @@ MIN_SIDE = 16
 
 
 def check_bytes(path: Path) -> None:
-    """Refuse a missing or too large file.
+    """Refuse a missing or too large file, and what is no file: a pipe would be waited for, a device has no end.
 
     Raises:
         UnreadableImage: names the file.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise UnreadableImage(f"{path} is missing or cannot be opened") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage(f"{path} is not a file")
+    size = status.st_size
     if size > MAX_FILE_BYTES:
         raise UnreadableImage(f"{path} is {size} bytes, over the limit of {MAX_FILE_BYTES}")
 

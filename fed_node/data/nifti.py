@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.openers import ImageOpener
 
 from fed_node.data.limits import GreyImage, check_pixels, stretched, unreadable
 from fedmentor.errors import UnreadableImage
 
 MAX_OFFSET = 1 << 20
 """Largest header and extension block before the pixels; a larger one makes the reader inflate gigabytes just to skip them."""
+
+_HEADER_BYTES = 540
+_OFFSETS = ((348, "f", 108), (540, "q", 168))
+"""Size of the header, which is also its first word, then form and place of ``vox_offset``: NIfTI-1 and NIfTI-2."""
 
 
 def read_nifti(path: Path) -> GreyImage:
@@ -26,9 +32,9 @@ def read_nifti(path: Path) -> GreyImage:
         UnreadableImage: not NIfTI, a volume, truncated, or over a limit.
     """
     try:
+        _check_offset(path)
         image = nibabel.load(path)
         plane = _plane(path, tuple(int(extent) for extent in image.shape))
-        _check_offset(path, int(image.dataobj.offset))
         return stretched(np.asarray(image.dataobj, np.float64).reshape(plane).T)
     except UnreadableImage:
         raise
@@ -44,6 +50,15 @@ def _plane(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
     return plane[0], plane[1]
 
 
-def _check_offset(path: Path, offset: int) -> None:
-    if offset > MAX_OFFSET:
-        raise UnreadableImage(f"{path} keeps its pixels behind {offset} bytes of header")
+def _check_offset(path: Path) -> None:
+    """Look at the fixed part of the header alone: nibabel reads every extension, however large, as soon as it opens a file."""
+    with ImageOpener(path) as file:
+        header = file.read(_HEADER_BYTES)
+    for size, offset_form, place in _OFFSETS:
+        for order in "<>":
+            if header[:4] == struct.pack(f"{order}i", size):
+                (offset,) = struct.unpack_from(order + offset_form, header, place)
+                if not offset <= MAX_OFFSET:
+                    raise UnreadableImage(f"{path} keeps its pixels behind {offset:.0f} bytes of header")
+                return
+    raise UnreadableImage(f"{path} has no NIfTI header")

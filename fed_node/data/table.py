@@ -33,6 +33,8 @@ def read_table(path: Path) -> Table:
         MissingMetadata: absent, too large, not UTF-8 text, without a header, or with a malformed row.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise MissingMetadata(f"{path} is not a file")
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise MissingMetadata(f"{path} is over the limit of {MAX_TABLE_BYTES} bytes")
         text = path.read_bytes().decode("utf-8-sig")

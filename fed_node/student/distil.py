@@ -23,7 +23,7 @@ from fed_node.student.samples import StudentData, stack
 from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fed_node.student.training import TrainingOptions, TrainingProgress, TrainingReport, train
 from fedmentor.federation import TrainingPlan
-from fedmentor.ids import Digest
+from fedmentor.ids import MAX_SEED, Digest
 from fedmentor.models import ModelRecord, digest_of, save_model
 from fedmentor.teacher.contract import Teacher
 from fedmentor.tensors import sha256_hex
@@ -62,7 +62,7 @@ class DistilConfig(BaseModel):
     learning_rate: float = Field(1.5e-3, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     augment: bool = True
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     failure_limit: float = Field(0.1, ge=0, lt=1)
     in_flight: int = Field(2, ge=1, le=64)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmentor.clock import Clock, SystemClock
 from fedmentor.errors import ConfigError
-from fedmentor.identity.names import coordinator_uri, federation_name, site_uri
+from fedmentor.identity.names import coordinator_host, coordinator_uri, federation_name, site_uri
 from fedmentor.ids import SiteId
 from fedmentor.models import write_atomically
 
@@ -30,6 +31,9 @@ LEAF_LIFETIME = timedelta(days=7)
 """Short, so that a lost key is worth little; renewing needs no new enrolment."""
 
 AUTHORITY_LIFETIME = timedelta(days=30)
+
+_MAX_HOST = 253
+"""Characters of a DNS name (RFC 1035, section 2.3.4, without the root)."""
 
 CA_FILE = "ca.pem"
 CERTIFICATE_FILE = "certificate.pem"
@@ -83,7 +87,7 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def issue_coordinator(self, hosts: Sequence[str], now: datetime) -> Issued:
-        """A server certificate for these DNS names and IP addresses.
+        """A server certificate for these DNS names and IP addresses, and for the name by which sites know their coordinator.
 
         Raises:
             ConfigError: no host, or one that is neither a DNS name nor an address.
@@ -91,7 +95,7 @@ class Authority:
         if not hosts:
             raise ConfigError("a coordinator's certificate needs at least one host name")
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(coordinator_uri(self.federation))]
-        names += [_host(host) for host in hosts]
+        names += [_host(host) for host in (*hosts, coordinator_host(self.federation))]
         return self._issue("coordinator", names, ExtendedKeyUsageOID.SERVER_AUTH, now)
 
     def issue_site(self, site: SiteId, now: datetime) -> Issued:
@@ -136,14 +140,22 @@ def throwaway(
         raise ConfigError("a federation needs at least one site")
     now = (clock or SystemClock()).now()
     authority = Authority.create(federation, now)
-    issued = {folder / COORDINATOR_FOLDER: authority.issue_coordinator(hosts, now)}
-    issued |= {folder / SITES_FOLDER / site: authority.issue_site(site, now) for site in sites}
+    issued = {Path(COORDINATOR_FOLDER): authority.issue_coordinator(hosts, now)}
+    issued |= {Path(SITES_FOLDER, site): authority.issue_site(site, now) for site in sites}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CA_FILE, authority.pem)
-    for place, pair in issued.items():
-        place.mkdir(parents=True, exist_ok=True)
-        write_atomically(place / KEY_FILE, pair.key, mode=0o600)
-        write_atomically(place / CERTIFICATE_FILE, pair.certificate)
+    with TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
+        # All files are on the disk before the first one is replaced: certificates of two authorities do not work together.
+        fresh = Path(scratch)
+        files = [Path(CA_FILE), *(place / name for place in issued for name in (KEY_FILE, CERTIFICATE_FILE))]
+        write_atomically(fresh / CA_FILE, authority.pem)
+        for place, pair in issued.items():
+            (fresh / place).mkdir(parents=True)
+            write_atomically(fresh / place / KEY_FILE, pair.key, mode=0o600)
+            write_atomically(fresh / place / CERTIFICATE_FILE, pair.certificate)
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            (fresh / name).replace(folder / name)
     return authority
 
 
@@ -174,6 +186,6 @@ def _host(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         pass
-    if not text.isascii() or not text or any(not (char.isalnum() or char in "-.") for char in text):
+    if not text.isascii() or not 1 <= len(text) <= _MAX_HOST or any(not (char.isalnum() or char in "-.") for char in text):
         raise ConfigError(f"{text[:80]!r} is neither a host name nor an address")
     return x509.DNSName(text)

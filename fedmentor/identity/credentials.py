@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +17,15 @@ from fedmentor.identity.names import Peer, peer_of
 from fedmentor.ids import SiteId
 from fedmentor.wire.channel import Credentials
 
+RENEWAL_TRIES = 5
+RENEWAL_PAUSE_SECONDS = 0.2
+"""Files that do not fit together are read so many times, so far apart: they may be in the middle of being renewed."""
+
 _RENEW = "ask the registrar for a new certificate, or run `fedmentor federation certificates` again"
+
+
+class _DoNotFit(ConfigError):
+    """Each file is sound; together they are not."""
 
 
 def coordinator_credentials(folder: Path, now: datetime) -> Credentials:
@@ -45,24 +55,41 @@ def site_credentials(folder: Path, site: SiteId, now: datetime) -> Credentials:
     return credentials
 
 
-def read_credentials(ca_file: Path, folder: Path, now: datetime) -> Credentials:
+def read_credentials(ca_file: Path, folder: Path, now: datetime, pause: Callable[[float], None] = time.sleep) -> Credentials:
     """Read and check a certificate and its key.
 
     1. the three files are there and are PEM; 2. the key belongs to the certificate; 3. the authority signed it;
     4. it is valid now, give or take 5 minutes for wrong clocks.
 
+    Where 2 or 3 does not hold the files are read again for a second: one may have been renewed just before another was read.
+
+    Args:
+        ca_file: the authority's certificate.
+        folder: with ``certificate.pem`` and ``key.pem``.
+        now: in UTC.
+        pause: sleeps for so many seconds.
+
     Raises:
         ConfigError: one of these does not hold; the message names the file.
     """
+    for _ in range(RENEWAL_TRIES - 1):
+        try:
+            return _read_once(ca_file, folder, now)
+        except _DoNotFit:
+            pause(RENEWAL_PAUSE_SECONDS)
+    return _read_once(ca_file, folder, now)
+
+
+def _read_once(ca_file: Path, folder: Path, now: datetime) -> Credentials:
     certificate_file, key_file = folder / CERTIFICATE_FILE, folder / KEY_FILE
     ca_pem, certificate_pem, key_pem = (_read(path) for path in (ca_file, certificate_file, key_file))
     authority, certificate = _certificate(ca_pem, ca_file), _certificate(certificate_pem, certificate_file)
     if _public_of_key(key_pem, key_file) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
-        raise ConfigError(f"the key {key_file} does not belong to the certificate beside it", cure=_RENEW)
+        raise _DoNotFit(f"the key {key_file} does not belong to the certificate beside it", cure=_RENEW)
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise ConfigError(f"{certificate_file} was not issued by the authority in {ca_file}", cure=_RENEW) from error
+        raise _DoNotFit(f"{certificate_file} was not issued by the authority in {ca_file}", cure=_RENEW) from error
     _check_validity(certificate, certificate_file, now)
     return Credentials(ca_pem, certificate_pem, key_pem)
 

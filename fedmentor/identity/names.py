@@ -44,6 +44,11 @@ def coordinator_uri(federation: str) -> str:
     return f"spiffe://{federation_name(federation)}/coordinator"
 
 
+def coordinator_host(federation: str) -> str:
+    """The DNS SAN by which every site knows the coordinator, wherever it listens: TLS libraries match DNS names and no URIs."""
+    return f"coordinator.{federation_name(federation)}"
+
+
 def site_uri(federation: str, site: SiteId) -> str:
     """The URI SAN of a site."""
     return f"spiffe://{federation_name(federation)}/site/{site_id(site)}"
@@ -66,15 +71,15 @@ def parse_uri(uri: str) -> Peer:
 
 
 def peer_of(names: Iterable[str]) -> Peer:
-    """The peer behind the SANs of a certificate.
+    """The peer behind the URI SANs of a certificate.
 
     Args:
-        names: every SAN as text; those of other kinds (DNS names, addresses) carry no identity and are skipped.
+        names: every SAN of type URI. Those of other types carry no identity, however they are spelt: keep them out.
 
     Raises:
         IdentityRefused: not exactly one URI SAN, or one of another form.
     """
-    uris = [name for name in names if "://" in name]
+    uris = list(names)
     if len(uris) != 1:
         raise IdentityRefused(
             f"the certificate has {len(uris)} URI SANs, expected 1", cure="ask the registrar for a certificate of this federation"

@@ -1,1 +1,1 @@
-"""Secure aggregation, pure: the integer ring in which updates are summed."""
+"""Secure aggregation, pure: the ring in which updates are summed, and the protocol that hides all but the sum."""

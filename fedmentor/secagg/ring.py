@@ -33,8 +33,8 @@ class Ring:
     Attributes:
         fraction_bits: f; the resolution is 2**-f.
         clip_norm: largest L2 norm of a delta.
-        clip_value: largest magnitude of one coordinate of a delta.
-        max_weight: number of examples above which a site gains no more weight.
+        clip_value: largest magnitude of one coordinate of a delta; a float32 number.
+        max_weight: number of examples above which a site gains no more weight; at most 2**f.
     """
 
     fraction_bits: int = 24
@@ -49,8 +49,13 @@ class Ring:
             raise ConfigError("clip_norm must be a positive number")
         if not (self.clip_value > 0 and self.clip_value * 2.0**self.fraction_bits < 2**31):
             raise ConfigError("clip_value must be positive and fit the ring")
-        if self.max_weight < 1:
-            raise ConfigError("max_weight must be at least 1")
+        nearest = float(np.float32(self.clip_value))
+        if nearest != self.clip_value:
+            # Deltas are float32: clipping would round a bound in between up, and honest values would then be over it.
+            raise ConfigError(f"clip_value {self.clip_value} is not a float32 number", cure=f"take the nearest one, {nearest!r}")
+        if not 1 <= self.max_weight <= 2**self.fraction_bits:
+            # One example weighs 2**fraction_bits / max_weight units; under one unit it would count for nothing, or for too much.
+            raise ConfigError(f"max_weight is {self.max_weight}, expected 1 to 2**fraction_bits = {2**self.fraction_bits}")
 
     def check_sites(self, sites: int) -> None:
         """Refuse more sites than the ring can sum without wrapping: sites * max(clip_value, 1) * 2**f < 2**31.

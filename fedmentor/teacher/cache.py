@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from fedmentor.errors import BrokenStore, DigestMismatch, TeacherUnreachable
+from fedmentor.disk import disk_failed
+from fedmentor.errors import BrokenStore, ConfigError, DigestMismatch, TeacherUnreachable
 from fedmentor.ids import Digest
 from fedmentor.models import write_atomically
 from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, Teacher, TeacherCard, image_digest, soft_label_key
@@ -32,7 +33,8 @@ class SoftLabelStore(Protocol):
             None where there is none, or where what lies there is not what was put.
 
         Raises:
-            BrokenStore: the disk cannot be read.
+            BrokenStore: the disk failed.
+            ConfigError: the store's folder cannot be used.
         """
         ...
 
@@ -40,7 +42,8 @@ class SoftLabelStore(Protocol):
         """Keep an answer; replaces what is there. After a crash the store holds all of it or nothing.
 
         Raises:
-            BrokenStore: the disk refused.
+            BrokenStore: the disk failed.
+            ConfigError: the store's folder cannot be used.
         """
         ...
 
@@ -144,7 +147,7 @@ class CachedTeacher:
 
         Raises:
             DigestMismatch: the answer is about another image, or from another teacher than the card names.
-            BrokenStore: see SoftLabelStore.
+            BrokenStore, ConfigError: see SoftLabelStore.
         """
         key = soft_label_key(image_digest(pixels), prompt, self.card())
         with self._guard:
@@ -178,8 +181,8 @@ def _decoded(blob: bytes, key: Digest) -> SoftLabels | None:
     return soft if soft_label_key(soft.image_digest, soft.prompt, soft.teacher) == key else None
 
 
-def _broken(root: Path, done: str, error: OSError) -> BrokenStore:
-    return BrokenStore(
-        f"the soft-label cache {root} cannot be {done}: {error.strerror or type(error).__name__}",
-        cure="free some space or choose another folder with --cache",
-    )
+def _broken(root: Path, done: str, error: OSError) -> BrokenStore | ConfigError:
+    message = f"the soft-label cache {root} cannot be {done}: {error.strerror or type(error).__name__}"
+    if disk_failed(error):
+        return BrokenStore(message, cure="free some space or choose another folder with --cache")
+    return ConfigError(message, cure="choose another folder with --cache")

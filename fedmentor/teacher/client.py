@@ -79,8 +79,7 @@ class TorchServeTeacher:
         self._sleep = sleep
         self._token: str | None = None
         self._card: TeacherCard | None = None
-        # Proxies from the environment are ignored: an image goes to the configured address and nowhere else.
-        self._http = httpx.Client(base_url=endpoint.url, timeout=patience.answer_s, transport=transport, trust_env=False)
+        self._http = _http_client(endpoint.url, patience.answer_s, transport)
 
     def __enter__(self) -> TorchServeTeacher:  # noqa: PYI034  # typing.Self is new in Python 3.11
         """The client closes its connections when the block ends."""
@@ -150,15 +149,27 @@ class TorchServeTeacher:
             raise TeacherUnreachable(
                 f"the teacher at {url} did not answer within {self._patience.answer_s:g} s", cure=_LOOK
             ) from error
+        except httpx.UnsupportedProtocol as error:
+            raise _no_url(url) from error
         except httpx.TransportError as error:
             raise _Busy(f"the connection to the teacher at {url} broke", cure=_LOOK) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise TeacherUnreachable(f"{url!r} is not a teacher's URL", cure="give one like http://127.0.0.1:8080") from error
 
     def _current_token(self) -> str:
         if self._token is None:
             self._token = read_token(self._endpoint.key_file)
         return self._token
+
+
+def _http_client(url: str, answer_s: float, transport: httpx.BaseTransport | None) -> httpx.Client:
+    """Proxies from the environment are ignored: an image goes to the configured address and nowhere else."""
+    try:
+        return httpx.Client(base_url=url, timeout=answer_s, transport=transport, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise _no_url(url) from error
+
+
+def _no_url(url: str) -> TeacherUnreachable:
+    return TeacherUnreachable(f"{url!r} is not a teacher's URL", cure="give one like http://127.0.0.1:8080")
 
 
 def _delays(patience_s: float) -> Iterator[float]:

@@ -215,7 +215,7 @@ def logits_at(soft: SoftLabels, size: tuple[int, int]) -> npt.NDArray[np.float32
     """Crop the padding and resize the union of all objects to ``size``.
 
     The union of objects is the maximum of their logits. Bilinear with half-pixel centres (``align_corners=False``),
-    as the teachers' authors resize.
+    as the teachers' authors resize; where the map shrinks, it is averaged first, which theirs is not.
 
     Returns:
         float32 [height, width].
@@ -244,4 +244,5 @@ def _rows(value: object, length: int, form: str, limit: int) -> list[list[float]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # The bound also keeps an integer of hundreds of digits from float(); NaN and infinity, which JSON readers accept, are refused.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_PIXELS

@@ -56,8 +56,15 @@ def read_token(key_file: Path) -> str:
         TeacherUnreachable: the file is missing or not of that form.
     """
     try:
-        return str(json.loads(key_file.read_bytes())["inference"]["key"])
+        return _header_text(json.loads(key_file.read_bytes())["inference"]["key"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherUnreachable(
             f"the teacher's token cannot be read from {key_file}", cure="give the key_file.json of the running teacher"
         ) from error
+
+
+def _header_text(token: object) -> str:
+    """What may stand in an HTTP header (RFC 9110, section 5.5)."""
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        raise ValueError("not a token")
+    return token

@@ -135,7 +135,11 @@ def _soft_labels(logits: Any, predicted_iou: Any, facts: Mapping[str, Any]) -> S
     if logits.dtype != np.float16 or logits.ndim != 3 or predicted_iou.shape != logits.shape[:1]:
         raise ValueError
     height, width = (int(n) for n in facts["content"])
+    if not (len(logits) and 0 < height <= logits.shape[1] and 0 < width <= logits.shape[2] and np.isfinite(logits).all()):
+        raise ValueError  # nobody could learn from it, and a cache would keep it for ever
     image_height, image_width = (int(n) for n in facts["image_size"])
+    card = card_from_json(facts["teacher"])
+    digest(card.digest)
     return SoftLabels(
         logits=logits,
         predicted_iou=predicted_iou.astype(np.float32),
@@ -143,6 +147,6 @@ def _soft_labels(logits: Any, predicted_iou: Any, facts: Mapping[str, Any]) -> S
         image_size=(image_height, image_width),
         image_digest=digest(facts["image_digest"]),
         prompt=prompt_from_json(facts["prompt"]),
-        teacher=card_from_json(facts["teacher"]),
+        teacher=card,
         timings_ms=dict(facts["timings_ms"]),
     )

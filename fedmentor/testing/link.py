@@ -111,7 +111,12 @@ class DirectSubscription(Protocol):
     """What a coordinator gives to a stream."""
 
     def poll(self) -> list[Directive]:
-        """What is new since the last call; raises CoordinatorUnreachable once the stream is over."""
+        """What is new since the last call.
+
+        Raises:
+            CoordinatorUnreachable: the stream is over.
+            PolicyRefusal: another node took its place.
+        """
         ...
 
     def close(self) -> None:
@@ -138,8 +143,8 @@ class DirectService(Protocol):
         """Store the next bytes."""
         ...
 
-    def finish_update(self, site: SiteId, header: UpdateHeader) -> UpdateState:
-        """Accept the update."""
+    def finish_update(self, site: SiteId, header: UpdateHeader, *, resumed: bool = False) -> UpdateState:
+        """Accept the update; ``resumed`` where some of the bytes came in an earlier transfer."""
         ...
 
     def report_scores(self, site: SiteId, scores: Scores) -> None:
@@ -236,7 +241,7 @@ class DirectLink:
             for start in range(state.bytes_stored, len(words), self._chunk_bytes):
                 self.faults.chunk()
                 service.append_update(self._site, header, start, words[start : start + self._chunk_bytes])
-            state = service.finish_update(self._site, header)
+            state = service.finish_update(self._site, header, resumed=state.bytes_stored > 0)
         self.faults.reply("send_update")
         return state
 
@@ -276,6 +281,7 @@ class DirectStream:
 
         Raises:
             CoordinatorUnreachable: the stream broke, or was cancelled.
+            PolicyRefusal: another node took its place.
         """
         if self._cancelled:
             raise CoordinatorUnreachable("the stream was cancelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -15,6 +16,8 @@ _LIMITS: tuple[tuple[str, int], ...] = (
 
 CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *_LIMITS,
+    # Proxies from the environment are ignored: a node connects to the configured address and nowhere else.
+    ("grpc.enable_http_proxy", 0),
     # A hospital's firewall drops idle connections silently; a ping a minute notices within 20 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -47,13 +50,35 @@ class Credentials:
     key: bytes = field(repr=False)
 
 
-def client_channel(address: str, credentials: Credentials) -> grpc.Channel:
-    """A channel to the coordinator at ``host:port``; connects on first use."""
+def client_channel(address: str, credentials: Credentials, server: str) -> grpc.Channel:
+    """A channel to the coordinator at ``host:port``; connects on first use.
+
+    Args:
+        address: where it listens.
+        credentials: of the site.
+        server: the DNS name that the server's certificate must carry, whatever the host of ``address``: another server with a
+            certificate of the same authority is not the coordinator. See fedmentor.identity.names.coordinator_host.
+    """
     tls = grpc.ssl_channel_credentials(credentials.ca_certificate, credentials.key, credentials.certificate)
-    return grpc.secure_channel(address, tls, options=CLIENT_OPTIONS)
+    return grpc.secure_channel(address, tls, options=(*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", server)))
 
 
-def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
-    """Server side of mutual TLS: a client certificate of the same CA is required at the handshake."""
-    pair = [(credentials.key, credentials.certificate)]
-    return grpc.ssl_server_credentials(pair, credentials.ca_certificate, require_client_auth=True)
+def server_credentials(credentials: Credentials, renewed: Callable[[], Credentials | None]) -> grpc.ServerCredentials:
+    """Server side of mutual TLS: a client certificate of the same CA is required at the handshake.
+
+    Args:
+        credentials: to begin with.
+        renewed: asked at every handshake, on a thread of gRPC: what to use from now on, or None to go on with what is in force.
+            Connections that are open stay as they are.
+    """
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        fresh = renewed()
+        return None if fresh is None else _configuration(fresh)
+
+    begin = _configuration(credentials)
+    return grpc.dynamic_ssl_server_credentials(begin, fetch, require_client_authentication=True)  # type: ignore[arg-type] # None is documented
+
+
+def _configuration(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(credentials.key, credentials.certificate)], credentials.ca_certificate)

@@ -5,7 +5,7 @@ Decoding checks form (names, digests, enumerations) and raises domain errors; me
 
 from __future__ import annotations
 
-from math import isfinite, isnan
+from math import isfinite, isnan, sqrt
 
 from fedmentor.errors import FedMentorError, UpdateRejected
 from fedmentor.federation import (
@@ -27,7 +27,14 @@ from fedmentor.federation import (
     manifest_from_bytes,
 )
 from fedmentor.ids import Attempt, Round, digest, run_id, site_id
+from fedmentor.text import one_line
 from fedmentor.wire.v1 import federation_pb2 as pb
+
+MAX_HD95 = 256 * sqrt(2)
+"""Diagonal of the images on which the distance is measured."""
+
+MAX_PATIENTS = 1_000_000
+"""Held-out patients of one site; more is a mistake."""
 
 _OUTCOMES = {Outcome.COMPLETED: pb.Finished.OUTCOME_COMPLETED, Outcome.FAILED: pb.Finished.OUTCOME_FAILED}
 
@@ -67,10 +74,10 @@ def directive_from_wire(message: pb.Directive) -> Directive:
             evaluate = message.evaluate
             return Evaluate(round_from_wire(evaluate.round), model_from_wire(evaluate.model), evaluate.deadline_ms / 1000)
         case "wait":
-            return Wait(message.wait.reason)
+            return Wait(one_line(message.wait.reason))
         case "finished":
             completed = message.finished.outcome == pb.Finished.OUTCOME_COMPLETED
-            return Finished(Outcome.COMPLETED if completed else Outcome.FAILED, message.finished.reason)
+            return Finished(Outcome.COMPLETED if completed else Outcome.FAILED, one_line(message.finished.reason))
         case _:
             raise FedMentorError("the coordinator sent a directive that this version does not know", cure="update this node")
 
@@ -159,7 +166,9 @@ def scores_to_wire(value: Scores) -> pb.Scores:
 
 
 def scores_from_wire(message: pb.Scores) -> Scores:
-    """Decode scores and check their ranges: Dice and IoU in [0, 1], HD95 NaN or at least 0, patients 1 to images.
+    """Decode scores and check their ranges.
+
+    Dice and IoU in [0, 1]; HD95 NaN or 0 to MAX_HD95; patients 1 to MAX_PATIENTS, and no more than images.
 
     Raises:
         ConfigError: malformed name or digest.
@@ -168,9 +177,9 @@ def scores_from_wire(message: pb.Scores) -> Scores:
     for name, value in (("dice", message.dice), ("iou", message.iou)):
         if not (isfinite(value) and 0.0 <= value <= 1.0):
             raise UpdateRejected(f"the reported {name} is not between 0 and 1")
-    if not (isnan(message.hd95) or (isfinite(message.hd95) and message.hd95 >= 0)):
-        raise UpdateRejected("the reported hd95 is negative or infinite")
-    if not 1 <= message.patients <= message.images:
+    if not (isnan(message.hd95) or 0 <= message.hd95 <= MAX_HD95):
+        raise UpdateRejected(f"the reported hd95 is not between 0 and {MAX_HD95:.1f} pixels")
+    if not 1 <= message.patients <= min(message.images, MAX_PATIENTS):
         raise UpdateRejected("the reported counts of patients and images do not fit each other")
     return Scores(
         round=round_from_wire(message.round),

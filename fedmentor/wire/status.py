@@ -32,6 +32,7 @@ STATUS: Final[Mapping[type[FedMentorError], grpc.StatusCode]] = {
     errors.UpdateRejected: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UpdateConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.BudgetExhausted: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PeerUnreachable: grpc.StatusCode.UNAVAILABLE,
     errors.BrokenStore: grpc.StatusCode.INTERNAL,
     FedMentorError: grpc.StatusCode.INTERNAL,

@@ -113,8 +113,12 @@ def duel_of(setting: Setting) -> Duel | None:
 
 
 def first_round_at(run: RunFacts, target_dice: float) -> int | None:
-    """The first round whose Dice is at least the target; 0 where the initial model already is; None where no round is."""
-    return min((facts.round for facts in run.rounds if facts.dice >= target_dice), default=None)
+    """The first round whose Dice is at least the target; 0 where the initial model already is; None where no round is.
+
+    Compared as shown, so that no table contradicts its sentence.
+    """
+    target = round(target_dice, SHOWN_DECIMALS)
+    return min((facts.round for facts in run.rounds if round(facts.dice, SHOWN_DECIMALS) >= target), default=None)
 
 
 def rounds_to_target(runs: Sequence[RunFacts], target_dice: float) -> dict[str, int | None]:

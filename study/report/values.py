@@ -22,7 +22,8 @@ class DataFacts(Value):
         source: ``phantoms`` or the name of the dataset folder.
         fingerprint: SHA-256 over ids, images and masks.
         images, patients: counts in the whole dataset.
-        proxy_images: public images that the student was distilled on; no site has them, their masks were not used.
+        proxy_images: public images that the student was distilled on; no site has them. Their masks draw the boxes
+            where the teacher's prompt is ``mask``, and enter the loss where ``distil.masks_used`` counts them.
         sites: per site, counts of training and held-out images and patients.
     """
 

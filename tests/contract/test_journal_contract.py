@@ -8,7 +8,7 @@ from coordinator.state import AcceptedUpdate, PhaseName, PublishedRound, RunStat
 from coordinator.store.memory import MemoryJournal
 from coordinator.store.sqlite import IN_MEMORY, SqliteJournal
 from coordinator.testing import toy_manifest
-from fedmentor.audit import verify
+from fedmentor.audit import EMPTY, Head, verify
 from fedmentor.errors import BrokenStore, DataError
 from fedmentor.federation import Outcome, Receipt, RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
@@ -72,6 +72,7 @@ def test_an_empty_journal_holds_nothing(journal):
     for method in ("scores", "rounds", "traffic", "audit_records"):
         assert _read(journal, method) == ()
     assert _read(journal, "updates", Round(0), Attempt(1)) == ()
+    assert _read(journal, "audit_head") == EMPTY
     with pytest.raises(BrokenStore, match="no run"):
         _read(journal, "state")
 
@@ -112,6 +113,8 @@ def test_scores_are_never_overwritten(begun):
     assert not begun.run_tx("scores", lambda tx: tx.put_scores(_scores("a")))
     assert begun.run_tx("scores", lambda tx: tx.put_scores(_scores("a", 1)))
     assert _read(begun, "scores") == (_scores("a"), _scores("b", hd95=3.5), _scores("a", 1))
+    assert _read(begun, "scores", Round(0)) == (_scores("a"), _scores("b", hd95=3.5))
+    assert _read(begun, "scores", Round(7)) == ()
 
 
 def test_a_round_is_published_once(begun):
@@ -136,6 +139,7 @@ def test_audit_records_form_one_chain(begun):
     records = _read(begun, "audit_records")
     assert [record.seq for record in records] == [0, 1, 2, 3]
     assert verify(records).sound
+    assert _read(begun, "audit_head") == Head(4, records[-1].hash)
 
 
 def test_a_failed_transaction_leaves_nothing(begun):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import pytest
 
 from coordinator.app import JOURNAL_FILE, Engine, EngineParts, build_engine
 from coordinator.phases.phase import PhaseLimits
-from coordinator.servicer import Servicer, start_server
+from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.store.sqlite import SqliteJournal
 from fed_node.link import GrpcLink
 from fedmentor.clock import SystemClock
-from fedmentor.errors import CoordinatorUnreachable, IdentityRefused, RoundClosed, UpdateConflict, UpdateRejected
+from fedmentor.errors import CoordinatorUnreachable, IdentityRefused, PolicyRefusal, RoundClosed, UpdateConflict, UpdateRejected
 from fedmentor.federation import (
     CHUNK_BYTES,
     CoordinatorLink,
@@ -32,6 +33,7 @@ from fedmentor.federation import (
     Finished,
     Manifest,
     ModelRef,
+    Offset,
     RoundRef,
     RunManifest,
     Scores,
@@ -39,13 +41,16 @@ from fedmentor.federation import (
     UpdateHeader,
     Wait,
 )
-from fedmentor.identity.authority import throwaway
+from fedmentor.identity.authority import CERTIFICATE_FILE, COORDINATOR_FOLDER, KEY_FILE, throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
 from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import flatten, sha256_hex, spec_of, vector_bytes
 from fedmentor.testing.link import DirectLink, LinkFaults
+from fedmentor.wire import codec
+from fedmentor.wire.channel import server_credentials
+from fedmentor.wire.v1 import federation_pb2 as pb
 
 SITES = (SiteId("east"), SiteId("north"), SiteId("south"))
 NORTH = SITES[1]
@@ -128,7 +133,8 @@ class Serving:
 
     def start(self, servicer: Servicer, listen: str = f"{HOST}:0") -> str:
         """Serve on a free port; gives the address."""
-        server, address = self._wait(start_server(servicer, listen, self._credentials, 32))
+        tls = server_credentials(self._credentials, lambda: None)
+        server, address = self._wait(start_server(servicer, listen, tls, 32))
         self._servers.append(server)
         return address
 
@@ -156,7 +162,7 @@ def serving(certificates: Path) -> Iterator[Serving]:
 
 
 def servicer_of(engine: Engine, kind: type[Servicer] = Servicer) -> Servicer:
-    return kind(engine.service, "federation", 2, lambda _event: None, lambda _error: None)
+    return kind(engine.service, "federation", CallLimits(), lambda _event: None, lambda _error: None)
 
 
 @pytest.fixture
@@ -309,7 +315,7 @@ def test_a_newer_stream_ends_the_older_one(coordinator: Coordinator):
     newer = coordinator.link_of(NORTH).follow()
     assert isinstance(next(newer), Manifest)
     assert isinstance(next(older), Wait)
-    with pytest.raises(CoordinatorUnreachable):
+    with pytest.raises(PolicyRefusal, match="another node"):
         next(older)
     newer.cancel()
 
@@ -346,17 +352,30 @@ def test_a_cut_transfer_keeps_what_came(engine: Engine):
 # What only a network can do.
 
 
+class OneMessage:
+    """A call's context that ends the call after its first message."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """See grpc.aio.ServicerContext."""
+        await self._context.write(message)
+        await self._context.abort(grpc.StatusCode.UNAVAILABLE, "one chunk is enough")
+
+
 class Stingy(Servicer):
     """Ends every transfer after one chunk."""
 
     calls = 0
 
-    async def FetchModel(self, request: Any, context: Any) -> Any:  # noqa: N802 - the proto's name
+    async def FetchModel(self, request: Any, context: Any) -> None:  # noqa: N802 - the proto's name
         """See federation.proto."""
         type(self).calls += 1
-        async for chunk in super().FetchModel(request, context):
-            yield chunk
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "one chunk is enough")
+        await super().FetchModel(request, OneMessage(context))
 
 
 def test_a_broken_download_goes_on_from_its_offset(engine: Engine, serving: Serving, grpc_links: Callable[..., GrpcLink]):
@@ -407,6 +426,18 @@ def test_a_coordinator_of_another_authority_is_not_spoken_to(engine: Engine, ser
     link.close()
 
 
+def test_another_server_of_the_same_authority_is_not_the_coordinator(engine: Engine, tmp_path: Path):
+    folder = tmp_path / "same"
+    authority = throwaway(folder, "federation", SITES, [HOST])
+    issued = replace(authority, federation="other").issue_coordinator([HOST], SystemClock().now())
+    (folder / COORDINATOR_FOLDER / CERTIFICATE_FILE).write_bytes(issued.certificate)
+    (folder / COORDINATOR_FOLDER / KEY_FILE).write_bytes(issued.key)
+    with closing(Serving(folder)) as serving:
+        link = GrpcLink(serving.start(servicer_of(engine)), lambda: site_credentials(folder, NORTH, SystemClock().now()))
+        with closing(link), pytest.raises(CoordinatorUnreachable, match="does not answer"):
+            link.fetch_model(MODEL)
+
+
 def test_closing_breaks_a_call_that_is_under_way(engine: Engine, serving: Serving, grpc_links: Callable[..., GrpcLink]):
     link = grpc_links(serving.start(servicer_of(engine)), NORTH)
     stream = link.follow()
@@ -419,6 +450,48 @@ def test_closing_breaks_a_call_that_is_under_way(engine: Engine, serving: Servin
     closer.join()
     with pytest.raises(CoordinatorUnreachable, match="closed"):
         link.fetch_model(MODEL)
+
+
+def test_closing_just_before_a_call_breaks_it_too(grpc_links: Callable[..., GrpcLink]):
+    link = grpc_links(f"{HOST}:1", NORTH)
+
+    def call() -> None:
+        with link._calls() as stub:
+            link.close()
+            stub.Follow(pb.FollowRequest())
+
+    with pytest.raises(CoordinatorUnreachable, match="closed"):
+        call()
+
+
+def test_a_mistake_in_a_request_is_not_taken_for_a_closed_line(grpc_links: Callable[..., GrpcLink]):
+    with pytest.raises(ValueError, match="range"):
+        grpc_links(f"{HOST}:1", NORTH).report_scores(replace(scores(), patients=-1))
+
+
+class Generous(Servicer):
+    """Always has a byte more than before."""
+
+    stored = 0
+
+    async def OfferUpdate(self, request: Any, context: Any) -> pb.UpdateState:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        del request, context
+        type(self).stored += 1
+        return codec.state_to_wire(Offset(self.stored))
+
+    async def SendUpdate(self, request_iterator: Any, context: Any) -> pb.UpdateState:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        assert type(self).stored < 100, "the site would go on for ever"
+        return await self.OfferUpdate(request_iterator, context)
+
+
+def test_more_stored_bytes_than_the_update_has_are_refused(engine: Engine, serving: Serving, grpc_links: Callable[..., GrpcLink]):
+    Generous.stored = 0
+    link = grpc_links(serving.start(servicer_of(engine, Generous)), NORTH)
+    words = b"abcd"
+    with pytest.raises(PolicyRefusal, match="bytes of an update of 4"):
+        link.send_update(UpdateHeader(START, sha256_hex([words]), len(words), MODEL.digest), words)
 
 
 def test_nobody_there(grpc_links: Callable[..., GrpcLink]):

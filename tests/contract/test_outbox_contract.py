@@ -36,9 +36,9 @@ def receipt(at: RoundRef, words: bytes = WORDS) -> Receipt:
     return Receipt(at, SITE, sha256_hex([words]), "2026-01-01T00:00:00+00:00")
 
 
-def manifest(rounds: int = 3) -> RunManifest:
+def manifest(rounds: int = 3, run: RunId = RUN) -> RunManifest:
     return RunManifest(
-        run=RUN,
+        run=run,
         roster=(SITE, SiteId("south"), SiteId("west")),
         rounds=rounds,
         architecture="quadratic-v1",
@@ -161,7 +161,26 @@ def test_a_manifest_is_pinned_once(outbox: Outbox):
     outbox.pin(manifest())
     with pytest.raises(PolicyRefusal, match="other rules"):
         outbox.pin(manifest(rounds=4))
-    outbox.pin(manifest(rounds=4).model_copy(update={"run": OTHER_RUN}))
+    outbox.pin(manifest(rounds=4, run=OTHER_RUN))
+
+
+def test_words_of_a_run_whose_end_was_missed_are_forgotten_with_the_next_run(outbox: Outbox):
+    outbox.pin(manifest())
+    outbox.put(header(ref()), WORDS)
+    outbox.pin(manifest())
+    assert [entry.words for entry in outbox.ready()] == [WORDS], "the run that is pinned already goes on"
+    outbox.pin(manifest(run=OTHER_RUN))
+    assert outbox.ready() == ()
+    old = outbox.find(ref())
+    assert old is not None
+    assert old.words == b""
+
+
+def test_the_pinned_manifest_can_be_asked_for(outbox: Outbox):
+    assert outbox.pinned(RUN) is None
+    outbox.pin(manifest())
+    assert outbox.pinned(RUN) == manifest()
+    assert outbox.pinned(OTHER_RUN) is None
 
 
 # What only a disk can promise.
@@ -211,10 +230,18 @@ def test_a_second_node_is_kept_out_of_the_state_folder(folder: Path):
     SqliteOutbox(folder).close()
 
 
-def test_only_the_owner_reads_the_state(folder: Path):
-    SqliteOutbox(folder).close()
+@pytest.mark.parametrize("made_before", [False, True])
+def test_only_the_owner_reads_the_state(folder: Path, *, made_before: bool):
+    if made_before:
+        folder.mkdir()
+        folder.chmod(0o755)
+    outbox = SqliteOutbox(folder)
+    outbox.put(header(ref()), WORDS)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    outbox.close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / DATABASE_FILE).stat().st_mode) == 0o600
+    assert f"{DATABASE_FILE}-wal" in modes
+    assert set(modes.values()) == {0o600}
 
 
 def test_damaged_words_are_found_before_they_are_sent(folder: Path):

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from fedmentor.errors import ConfigError
 from fedmentor.federation import Evaluate, Finished, Train, UpdateHeader
 from fedmentor.identity.authority import throwaway
 from fedmentor.identity.credentials import site_credentials
+from fedmentor.identity.names import coordinator_host
 from fedmentor.models import load_model
 from fedmentor.tensors import sha256_hex
 from fedmentor.wire import codec
@@ -98,7 +100,8 @@ class _Site(threading.Thread):
         credentials = site_credentials(self._place / "certificates", self._site, datetime.now(timezone.utc))
         while self.finished is None:
             try:
-                with client_channel((self._place / "ready").read_text().strip(), credentials) as channel:
+                address = (self._place / "ready").read_text().strip()
+                with client_channel(address, credentials, coordinator_host("fed.example")) as channel:
                     self._follow(FederationStub(channel), manifest)
             except (OSError, grpc.RpcError):
                 time.sleep(0.02)
@@ -217,7 +220,25 @@ def _fails(capsys, code, *arguments):
 def test_a_port_in_use(place, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert f"{listen} cannot be bound" in _fails(capsys, 3, *_arguments(place, listen=listen))
+        assert f"{listen} is in use, or not an address" in _fails(capsys, 3, *_arguments(place, listen=listen))
+
+
+def test_an_address_of_a_killed_coordinator_is_not_left_to_be_read(place, capsys):
+    (place / "ready").write_text("127.0.0.1:1\n")
+    _fails(capsys, 3, *_arguments(place, certificates=place / "none"))
+    assert not (place / "ready").exists()
+
+
+def test_only_the_owner_reads_the_state(place, capsys):
+    (place / "state").mkdir(mode=0o755)
+    _fails(capsys, 3, *_arguments(place, certificates=place / "none"))
+    assert stat.S_IMODE((place / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE((place / "state" / "journal.sqlite").stat().st_mode) == 0o600
+
+
+def test_a_state_folder_that_cannot_be_made(place, capsys):
+    (place / "file").touch()
+    assert "cannot be made a private folder" in _fails(capsys, 3, *_arguments(place, state=place / "file" / "state"))
 
 
 def test_a_metrics_port_in_use(place, capsys):
@@ -291,7 +312,12 @@ def test_settings_come_from_a_file_and_arguments_win(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"surprise": 1}, "surprise"), ({"listen": "nowhere"}, "listen"), ({"linger_seconds": -1}, "linger_seconds")],
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"listen": "nowhere"}, "listen"),
+        ({"listen": "x:65536"}, "listen"),
+        ({"linger_seconds": -1}, "linger_seconds"),
+    ],
 )
 def test_settings_out_of_range(change, name):
     with pytest.raises(ConfigError, match=name):

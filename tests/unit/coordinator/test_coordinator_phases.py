@@ -7,7 +7,7 @@ from coordinator.phases.driver import CHECKPOINT_S, PHASES
 from coordinator.state import PhaseName
 from coordinator.testing import ToyFederation, toy_words
 from fedmentor.audit import verify
-from fedmentor.errors import BrokenStore, CoordinatorUnreachable, RoundClosed
+from fedmentor.errors import BrokenStore, CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
 from fedmentor.federation import Evaluate, Finished, Manifest, Outcome, Train, Wait
 from fedmentor.ids import SiteId
 from fedmentor.models import load_model
@@ -186,6 +186,36 @@ def test_a_late_update_is_refused_and_the_round_is_not_changed(four):
         four.send("d", toy_words("d", late.round, four.manifest), late)
 
 
+def _refuse(federation, site):
+    with pytest.raises(UpdateRejected):
+        federation.send(site, b"1234")
+
+
+def test_a_site_whose_update_was_refused_is_not_waited_for(four):
+    _collecting(four)
+    _refuse(four, "d")
+    for site in ("a", "b"):
+        four.send(site)
+    assert four.settle() is PhaseName.COLLECT
+    assert four.moment.state.round == 0, "c may still deliver"
+    four.send("c")
+    four.settle()
+    assert four.moment.state.round == 1
+    for site in ("a", "b", "c"):
+        four.send(site)
+    four.settle()
+    assert four.moment.state.round == 1, "a new attempt, a new update"
+
+
+def test_a_refused_site_counts_if_it_delivers_after_all(four):
+    _collecting(four)
+    _refuse(four, "a")
+    for site in four.manifest.roster:
+        four.send(site)
+    four.settle()
+    assert four.engine.report().rounds[0].accepted == ("a", "b", "c", "d")
+
+
 def test_the_quorum_is_needed_even_of_those_who_are_connected(four):
     _collecting(four)
     four.send("a")
@@ -223,6 +253,29 @@ def test_a_spool_file_that_is_gone_fails_the_attempt(federation):
     next((federation.state / "spool" / "a").glob("*.words")).unlink()
     federation.settle()
     assert federation.moment.state.attempt == 2
+
+
+def _damage_base_model(federation):
+    path = federation.state / "models" / federation.moment.state.model / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x40
+    path.write_bytes(data)
+
+
+def test_a_bit_that_flipped_in_the_base_model_is_not_averaged(federation):
+    _deliver_all(federation)
+    _damage_base_model(federation)
+    with pytest.raises(BrokenStore, match="damaged on disk"):
+        federation.settle()
+    assert (federation.moment.state.phase, federation.moment.state.round) == (PhaseName.AGGREGATE, 0)
+
+
+def test_a_round_does_not_open_on_a_damaged_model(federation):
+    federation.connect()
+    _damage_base_model(federation)
+    with pytest.raises(BrokenStore, match="damaged on disk"):
+        federation.settle()
+    assert federation.moment.state.phase is PhaseName.OPEN
 
 
 def test_a_disk_that_refuses_the_model_stops_the_driver_and_loses_nothing(federation):
@@ -327,7 +380,7 @@ def test_a_site_that_reconnects_is_told_again_with_the_time_that_is_left(federat
     federation.connect("a")
     _, train = federation.stream("a").poll()
     assert train.deadline_s == 45.0
-    with pytest.raises(CoordinatorUnreachable, match="newer stream"):
+    with pytest.raises(PolicyRefusal, match="another node of site a"):
         old.poll()
     old.close()  # the end of the old stream is not the end of the site
     federation.clock.advance(30)

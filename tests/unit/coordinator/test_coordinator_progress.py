@@ -1,5 +1,7 @@
 """Presence, elapsed time, traffic and directives: what the driver and the sites look at."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from coordinator.directives import directive_for, same_order
 from coordinator.presence import Presence
 from coordinator.progress import Moment, Progress, TrafficMeter
-from coordinator.state import PhaseName, RunState, Traffic
+from coordinator.state import PhaseName, RunState, SiteScores, Traffic
 from coordinator.store.memory import MemoryJournal
 from coordinator.testing import PARAMETERS, toy_manifest
 from fedmentor.federation import Evaluate, Finished, ModelRef, Outcome, RoundRef, Train, Wait
@@ -41,6 +43,13 @@ def test_absence_counts_from_the_last_sight():
     assert presence.told == {B}
 
 
+def test_a_refusal_holds_for_its_attempt_only():
+    presence = Presence([A, B], ManualClock())
+    presence.refuse(A, REF)
+    assert presence.refused(REF) == {A}
+    assert presence.refused(replace(REF, attempt=Attempt(3))) == frozenset()
+
+
 def test_time_goes_on_from_what_the_journal_says_and_ignores_the_wall_clock():
     clock = ManualClock()
     journal = MemoryJournal(clock)
@@ -55,6 +64,61 @@ def test_time_goes_on_from_what_the_journal_says_and_ignores_the_wall_clock():
     assert progress.refresh().phase_elapsed_s == 0.0
     clock.advance(1)
     assert progress.now().phase_elapsed_s == 1.0
+
+
+class _HeldJournal(MemoryJournal):
+    """Reads that wait until they are let go, once ``hold`` is set."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.hold = False
+        self.reading, self.go = threading.Event(), threading.Event()
+
+    def run_tx(self, name, fn):
+        if self.hold:
+            self.reading.set()
+            assert self.go.wait(20)
+        return super().run_tx(name, fn)
+
+
+def test_a_look_at_the_moment_does_not_wait_for_the_disk():
+    journal = _HeldJournal(ManualClock())
+    journal.run_tx("begin", lambda tx: tx.put_state(STATE))
+    progress = Progress(journal, ManualClock())
+    journal.hold = True
+    reader = threading.Thread(target=progress.refresh)
+    reader.start()
+    assert journal.reading.wait(20)
+    with ThreadPoolExecutor(1) as pool:
+        looked = pool.submit(progress.now)
+        try:
+            assert looked.result(20).state == STATE
+        finally:
+            journal.go.set()
+            reader.join()
+
+
+def test_a_look_reads_the_scores_of_one_round_only():
+    class OneRound(MemoryJournal):
+        def run_tx(self, name, fn):
+            def checked(tx):
+                scores = tx.scores
+
+                def of_one_round(round_):
+                    return scores(round_)
+
+                tx.scores = of_one_round
+                return fn(tx)
+
+            return super().run_tx(name, checked)
+
+    journal = OneRound(ManualClock())
+    journal.run_tx("begin", lambda tx: tx.put_state(STATE))
+    scores = [SiteScores(A, Round(round_), DIGEST, 1, 1, 0.5, 0.5, None) for round_ in (0, 1)]
+    journal.run_tx("score", lambda tx: tx.put_scores(scores[0]))
+    assert Progress(journal, ManualClock()).now().scored == frozenset()
+    journal.run_tx("score", lambda tx: tx.put_scores(scores[1]))
+    assert Progress(journal, ManualClock()).now().scored == {A}
 
 
 def test_traffic_is_drained_once():

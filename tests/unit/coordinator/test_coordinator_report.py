@@ -2,8 +2,19 @@
 
 import json
 
-from coordinator.report import REPORT_FILE, RoundReport, RunReport, patient_mean, round_line, round_report, write_report
+from coordinator.report import (
+    MAX_SCORE_WEIGHT,
+    REPORT_FILE,
+    RoundReport,
+    RunReport,
+    patient_mean,
+    read_report,
+    round_line,
+    round_report,
+    write_report,
+)
 from coordinator.state import AcceptedUpdate, PublishedRound, SiteScores, Traffic
+from coordinator.testing import ToyFederation
 from fedmentor.federation import Receipt, RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 
@@ -32,6 +43,31 @@ def test_means_are_weighted_by_patients_and_the_worst_site_is_named():
     assert report.weights == {"a": 0.75, "b": 0.25}
     assert (report.bytes_up, report.bytes_down) == ({"a": 10}, {"a": 20})
     assert (report.published, report.seconds) == (NEXT, 2.5)
+
+
+def test_no_site_swamps_the_means_by_the_patients_that_it_claims():
+    report = round_report(Round(0), DIGEST, [_scores("a", 1.0, 10**6), _scores("b", 0.0, MAX_SCORE_WEIGHT)], [])
+    assert report.dice == 0.5
+    assert report.sites["a"].patients == 10**6
+
+
+def test_a_report_never_reads_the_whole_audit_chain(tmp_path):
+    class Unread:
+        def __init__(self, tx):
+            self._tx = tx
+
+        def __getattr__(self, name):
+            assert name != "audit_records"
+            return getattr(self._tx, name)
+
+    federation = ToyFederation(tmp_path)
+    federation.connect()
+    federation.play()
+    journal = federation.engine.journal
+    report = journal.run_tx("read", lambda tx: read_report(Unread(tx)))
+    records = journal.run_tx("read", lambda tx: tx.audit_records())
+    assert (report.audit_records, report.audit_head) == (len(records), records[-1].hash)
+    federation.close()
 
 
 def test_a_round_without_anything_has_nothing():

@@ -99,7 +99,7 @@ def test_a_death_between_rename_and_commit_is_healed_by_the_sites_retry(tmp_path
     header = federation.header(words)
     service = federation.engine.service
     service.append_update("a", header, 0, words)
-    service._uploads._spool.seal("a", header)  # and then the process dies
+    service._uploads._ports.spool.seal("a", header)  # and then the process dies
     federation.reopen()
     assert isinstance(federation.engine.service.offer_update("a", header), Receipt)
     federation.connect()

@@ -1,6 +1,8 @@
 """The service: updates in three idempotent steps, scores, models; refusals that leave a trace and change nothing."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 
 from coordinator.events import UpdateAccepted, UpdateRefused
 from coordinator.state import PhaseName
+from coordinator.store.spool import Spool
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
-from coordinator.uploads import AUDITED_REFUSALS
+from coordinator.uploads import AUDITED_REFUSALS, Uploads
 from fedmentor.errors import (
     CoordinatorUnreachable,
     IdentityRefused,
@@ -25,6 +28,7 @@ from fedmentor.tensors import flatten, sha256_hex, spec_of, vector_bytes
 
 A, STRANGER = SiteId("a"), SiteId("x")
 OTHER = Digest("2" * 64)
+WAIT_S = 20.0
 
 
 @pytest.fixture
@@ -98,8 +102,123 @@ def test_resumed_bytes_that_are_damaged_are_asked_for_again(federation, words):
     service = federation.engine.service
     assert service.offer_update(A, header) == Offset(64)
     service.append_update(A, header, 64, words[64:])
-    assert service.finish_update(A, header) == Offset(0)
+    assert service.finish_update(A, header, resumed=True) == Offset(0)
     assert isinstance(federation.send("a", words), Receipt)
+
+
+@pytest.mark.parametrize("cut", [0, 4])
+def test_bytes_that_a_power_cut_left_damaged_are_asked_for_again(federation, service, words, cut):
+    header = federation.header(words)
+    service.append_update(A, header, 0, words[: len(words) - cut])
+    (part,) = (federation.state / "spool" / "a").glob("*.part")
+    part.write_bytes(bytes(len(words) - cut))  # the length is on disk, the blocks are not
+    federation.reopen()
+    answers = [federation.send("a", words) for _ in range(2)]
+    assert isinstance(answers[-1], Receipt)
+    assert not any(isinstance(event, UpdateRefused) for event in federation.events)
+
+
+class _Paused:
+    """Words whose first reader waits in the middle until it is let go."""
+
+    def __init__(self, words):
+        self._words = words
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def words(self, start, stop):
+        if not self.reached.is_set():
+            self.reached.set()
+            self.go.wait(WAIT_S)
+        return self._words.words(start, stop)
+
+
+class _PausingSpool(Spool):
+    """Whoever opens an update first reads it slowly."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.paused = None
+
+    def open(self, site, header):
+        words = super().open(site, header)
+        if self.paused is not None:
+            return words
+        self.paused = _Paused(words)
+        return self.paused
+
+
+@pytest.fixture
+def uploads(federation):
+    ports = federation.engine.service._ports
+    return Uploads(federation.manifest, replace(ports, spool=_PausingSpool(federation.state / "spool")))
+
+
+def _while_one_finishes(uploads, header, work):
+    """Begin to finish an update, begin ``work`` while its words are being checked, let both end; gives what each returned."""
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(uploads.finish, A, header, resumed=False)
+        while uploads._ports.spool.paused is None:
+            pass
+        assert uploads._ports.spool.paused.reached.wait(WAIT_S)
+        second = pool.submit(work)
+        done, _ = wait([second], 0.2)
+        uploads._ports.spool.paused.go.set()
+        assert not done, "two calls of one site ran at the same time"
+        return first.result(WAIT_S), second.exception(WAIT_S) or second.result()
+
+
+def test_two_calls_that_finish_one_update_give_one_receipt_and_keep_its_bytes(federation, uploads, words):
+    header = federation.header(words)
+    uploads.append(A, header, 0, words)
+    first, second = _while_one_finishes(uploads, header, lambda: uploads.offer(A, header))
+    assert isinstance(first, Receipt)
+    assert second == first
+    assert uploads._ports.spool.open(A, header).words(0, len(words) // 4).tobytes() == words
+
+
+def test_another_update_cannot_take_the_bytes_away_from_under_a_check(federation, uploads, words):
+    header, other = federation.header(words), toy_words("zz", federation.ref, federation.manifest)
+    uploads.append(A, header, 0, words)
+    first, _ = _while_one_finishes(uploads, header, lambda: uploads.append(A, federation.header(other), 0, other[:4]))
+    assert isinstance(first, Receipt)
+    assert uploads._ports.spool.open(A, header).words(0, len(words) // 4).tobytes() == words
+
+
+def test_nothing_is_accepted_that_is_not_there_any_more(federation, words):
+    class Vanishing(Spool):
+        def seal(self, site, header):
+            self.drop(site, header.sha256)
+            super().seal(site, header)
+
+    uploads = Uploads(federation.manifest, replace(federation.engine.service._ports, spool=Vanishing(federation.state / "spool")))
+    header = federation.header(words)
+    uploads.append(A, header, 0, words)
+    with pytest.raises(UpdateRejected, match="gone"):
+        uploads.finish(A, header, resumed=False)
+    assert federation.moment.delivered == frozenset()
+
+
+def test_a_round_that_closed_during_the_check_is_the_answer(federation, words):
+    class Emptied(Spool):
+        def open(self, site, header):
+            source = super().open(site, header)
+            for name in "bc":
+                federation.send(name)
+            federation.clock.advance(60)
+            federation.settle()  # goes on with the two, opens the next round and empties the spool
+            return source
+
+    federation.close()
+    quick = ToyFederation(federation.state.parent / "quick", quorum=2)
+    quick.connect()
+    quick.settle()
+    federation = quick
+    uploads = Uploads(quick.manifest, replace(quick.engine.service._ports, spool=Emptied(quick.state / "spool")))
+    header = quick.header(words)
+    uploads.append(A, header, 0, words)
+    with pytest.raises(RoundClosed):
+        uploads.finish(A, header, resumed=False)
+    quick.close()
 
 
 def test_other_bytes_than_declared_are_rejected_and_forgotten(federation, service, words):

@@ -2,25 +2,30 @@
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from coordinator.events import CallFailed, SiteConnected
-from coordinator.servicer import Servicer, start_server
+from coordinator.certificate import LiveCertificate
+from coordinator.events import CallFailed, CertificateRefused, CertificateRenewed, SiteConnected
+from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.state import PhaseName
 from coordinator.streams import MAX_SOFTWARE_CHARACTERS
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
-from fedmentor.errors import BrokenStore, PortInUse, RoundClosed, UpdateRejected
+from fedmentor.clock import SystemClock
+from fedmentor.errors import BrokenStore, CoordinatorUnreachable, PolicyRefusal, PortInUse, RoundClosed, UpdateRejected
 from fedmentor.federation import CHUNK_BYTES, Finished, Manifest, Offset, Receipt, RoundRef, Train, UpdateHeader
-from fedmentor.identity.authority import Authority, throwaway
+from fedmentor.identity.authority import LEAF_LIFETIME, Authority, throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
+from fedmentor.identity.names import coordinator_host
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.wire import codec
-from fedmentor.wire.channel import CLIENT_OPTIONS, Credentials, client_channel
+from fedmentor.wire.channel import CLIENT_OPTIONS, Credentials, server_credentials
 from fedmentor.wire.status import INTERNAL_SENTENCE, error_from_call
 from fedmentor.wire.v1 import federation_pb2 as pb
 from fedmentor.wire.v1.federation_pb2_grpc import FederationStub
@@ -47,7 +52,7 @@ def authority(folder):
 
 
 @contextmanager
-def _served(servicer, credentials, calls=32, listen="127.0.0.1:0"):
+def _served(servicer, credentials, calls=32, listen="127.0.0.1:0", renewed=lambda: None):
     """A server on an event loop in a thread of its own; gives the bound address."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -57,7 +62,8 @@ def _served(servicer, credentials, calls=32, listen="127.0.0.1:0"):
         return asyncio.run_coroutine_threadsafe(work, loop).result(TIMEOUT_S)
 
     try:
-        server, address = on_loop(start_server(servicer, listen, credentials, calls))
+        tls = server_credentials(credentials, renewed)
+        server, address = on_loop(start_server(servicer, listen, tls, calls))
         try:
             yield address
         finally:
@@ -79,14 +85,21 @@ def federation(tmp_path):
 @pytest.fixture
 def address(federation, authority, folder):
     assert authority.federation == NAME
-    servicer = Servicer(federation.engine.service, NAME, 2, federation.events.append, lambda _: None)
+    servicer = Servicer(federation.engine.service, NAME, CallLimits(), federation.events.append, lambda _: None)
     with _served(servicer, coordinator_credentials(folder, _now())) as bound:
         yield bound
 
 
 @contextmanager
 def _stub(address, credentials):
-    with client_channel(address, credentials) as channel:
+    # A pool of its own: channels that look alike would share a connection, and with it what was agreed in its handshake.
+    tls = grpc.ssl_channel_credentials(credentials.ca_certificate, credentials.key, credentials.certificate)
+    options = (
+        *CLIENT_OPTIONS,
+        ("grpc.ssl_target_name_override", coordinator_host(NAME)),
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+    with grpc.secure_channel(address, tls, options=options) as channel:
         yield FederationStub(channel)
 
 
@@ -136,6 +149,12 @@ def test_another_federations_name_is_refused_though_the_authority_is_the_same(ca
     issued = replace(authority, federation="fed.other").issue_site(SITES[0], _now())
     credentials = Credentials(authority.pem, issued.certificate, issued.key)
     assert _status(call, address, credentials) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_dns_name_that_is_spelt_like_a_uri_is_no_identity(address, authority):
+    issued = authority._issue("x", [x509.DNSName(f"spiffe://{NAME}/site/a")], ExtendedKeyUsageOID.CLIENT_AUTH, _now())
+    credentials = Credentials(authority.pem, issued.certificate, issued.key)
+    assert _status(CALLS["OfferUpdate"], address, credentials) is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -243,14 +262,14 @@ def test_scores_arrive(federation, stub, open_round):
     assert federation.engine.report().rounds[0].sites["a"].hd95 is None
 
 
-def test_a_second_stream_ends_the_first_as_a_broken_line(federation, stub):
+def test_a_second_stream_ends_the_first_for_good(federation, stub):
     first = stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
     next(first)
     second = stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
     next(second)
     with pytest.raises(grpc.RpcError) as caught:
         list(first)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert type(error_from_call(caught.value)) is PolicyRefusal
     assert federation.manifest.run == "toy-run"
     second.cancel()
 
@@ -326,7 +345,7 @@ class _FailingService:
 )
 def test_private_text_stays_in_the_log(call, error, code, folder, authority):
     events, broken = [], []
-    servicer = Servicer(_FailingService(error), authority.federation, 2, events.append, broken.append)
+    servicer = Servicer(_FailingService(error), authority.federation, CallLimits(), events.append, broken.append)
     with (
         _served(servicer, coordinator_credentials(folder, _now())) as bound,
         _stub(bound, site_credentials(folder, SITES[0], _now())) as stub,
@@ -344,7 +363,7 @@ def test_private_text_stays_in_the_log(call, error, code, folder, authority):
 
 
 def test_a_site_has_few_uploads_at_once_and_the_next_one_may_try_again(federation, folder, open_round):
-    servicer = Servicer(federation.engine.service, NAME, 0, federation.events.append, lambda _: None)
+    servicer = Servicer(federation.engine.service, NAME, CallLimits(uploads=0), federation.events.append, lambda _: None)
     with (
         _served(servicer, coordinator_credentials(folder, _now())) as bound,
         _stub(bound, site_credentials(folder, SITES[0], _now())) as stub,
@@ -353,6 +372,115 @@ def test_a_site_has_few_uploads_at_once_and_the_next_one_may_try_again(federatio
         stub.SendUpdate(_parts(federation.header(open_round), open_round), timeout=TIMEOUT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "uploads under way" in caught.value.details()
+
+
+class _LargeModel:
+    """A service whose model is more than any buffer holds; stays in force for ever."""
+
+    def __init__(self, service):
+        self._service = service
+
+    def __getattr__(self, name):
+        return getattr(self._service, name)
+
+    def fetch_model(self, *_arguments):
+        return iter([bytes(CHUNK_BYTES)] * 64)
+
+
+def _unread(stub):
+    return stub.FetchModel(pb.FetchModelRequest(model=pb.ModelRef(digest=DIGEST, size_bytes=64 * CHUNK_BYTES)))
+
+
+def test_one_site_cannot_take_the_calls_of_the_others(federation, folder):
+    limits = CallLimits(calls=4)
+    servicer = Servicer(_LargeModel(federation.engine.service), NAME, limits, federation.events.append, lambda _: None)
+    with (
+        _served(servicer, coordinator_credentials(folder, _now()), calls=24) as bound,
+        _stub(bound, site_credentials(folder, SITES[0], _now())) as greedy,
+        _stub(bound, site_credentials(folder, SITES[1], _now())) as modest,
+    ):
+        # No deadline, and nobody reads.
+        held = [_unread(greedy) for _ in range(12)]
+        refused = []
+        while len(refused) < len(held) - limits.calls:
+            refused = [call for call in held if call.done()]
+        assert {call.code() for call in refused} == {grpc.StatusCode.UNAVAILABLE}
+        assert "already has 4 calls under way" in refused[0].details()
+        assert codec.directive_from_wire(next(modest.Follow(pb.FollowRequest(), timeout=TIMEOUT_S))) == Manifest(
+            federation.manifest
+        )
+        for call in held:
+            call.cancel()
+        # The places are free again.
+        while True:
+            stream = greedy.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)
+            with suppress(grpc.RpcError):
+                next(stream)
+                break
+
+
+def test_a_transfer_that_goes_nowhere_is_ended(federation, folder):
+    limits = CallLimits(transfer_s=0.2)
+    servicer = Servicer(_LargeModel(federation.engine.service), NAME, limits, federation.events.append, lambda _: None)
+    silence = threading.Event()
+
+    def parts():
+        silence.wait(TIMEOUT_S)
+        yield pb.UpdatePart()
+
+    with (
+        _served(servicer, coordinator_credentials(folder, _now())) as bound,
+        _stub(bound, site_credentials(folder, SITES[0], _now())) as stub,
+    ):
+        # Neither has a deadline of its own.
+        download, upload = _unread(stub), stub.SendUpdate.future(parts())
+        while servicer._calls["a"] < 2:
+            silence.wait(0.01)
+        while servicer._calls["a"]:
+            silence.wait(0.01)
+        for end in (lambda: list(download), upload.result):
+            with pytest.raises(grpc.RpcError) as caught:
+                end()
+            assert type(error_from_call(caught.value)) is CoordinatorUnreachable
+            assert "longer than 0.2 s" in caught.value.details()
+        silence.set()
+
+
+def test_a_renewed_certificate_is_taken_up_without_a_restart(federation, tmp_path):
+    authority = throwaway(tmp_path / "c", NAME, SITES, ["127.0.0.1"])
+    place, site = tmp_path / "c" / "coordinator", site_credentials(tmp_path / "c", SITES[0], _now())
+    leaf = authority.issue_coordinator(["127.0.0.1"], _now() - LEAF_LIFETIME)  # ended a moment ago
+    (place / "key.pem").write_bytes(leaf.key)
+    (place / "certificate.pem").write_bytes(leaf.certificate)
+    live = LiveCertificate(tmp_path / "c", SystemClock(), federation.events.append)
+    servicer = Servicer(federation.engine.service, live.federation, CallLimits(), federation.events.append, lambda _: None)
+
+    def follow(address):
+        with _stub(address, site) as stub:
+            return next(stub.Follow(pb.FollowRequest(), timeout=TIMEOUT_S)).WhichOneof("kind")
+
+    with _served(servicer, live.current, renewed=live.renewed) as bound:
+        with pytest.raises(grpc.RpcError) as caught:
+            follow(bound)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        fresh = authority.issue_coordinator(["127.0.0.1"], _now())
+        (place / "key.pem").write_bytes(fresh.key)
+        assert live.renewed() is None  # the key is there, its certificate is not yet
+        assert live.renewed() is None
+        (place / "certificate.pem").write_bytes(fresh.certificate)
+        assert follow(bound) == "manifest"
+    kinds = [type(event) for event in federation.events]
+    assert kinds.count(CertificateRefused) == kinds.count(CertificateRenewed) == 1
+
+
+def test_a_certificate_of_another_federation_is_not_taken_up(federation, tmp_path):
+    authority = throwaway(tmp_path, NAME, SITES, ["127.0.0.1"])
+    live = LiveCertificate(tmp_path, SystemClock(), federation.events.append)
+    other = replace(authority, federation="fed.other").issue_coordinator(["127.0.0.1"], _now())
+    (tmp_path / "coordinator" / "key.pem").write_bytes(other.key)
+    (tmp_path / "coordinator" / "certificate.pem").write_bytes(other.certificate)
+    assert live.renewed() is None
+    assert federation.events == [CertificateRefused(f"the certificate in {tmp_path} is another federation's")]
 
 
 def test_what_a_site_says_of_itself_is_logged_and_capped(federation, stub):
@@ -365,6 +493,6 @@ def test_what_a_site_says_of_itself_is_logged_and_capped(federation, stub):
 
 
 def test_a_port_in_use_has_a_name(address, folder, authority):
-    servicer = Servicer(_FailingService(RuntimeError()), authority.federation, 2, print, print)
+    servicer = Servicer(_FailingService(RuntimeError()), authority.federation, CallLimits(), print, print)
     with pytest.raises(PortInUse, match=address), _served(servicer, coordinator_credentials(folder, _now()), listen=address):
         pass

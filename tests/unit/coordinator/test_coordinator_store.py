@@ -1,8 +1,13 @@
 """The corners of the stores that the contract does not show: versions, damage, locks, append-only tables, resuming files."""
 
 import json
+import os
 import sqlite3
+import stat
+import tempfile
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +89,43 @@ def test_a_reader_looks_on_and_cannot_write(tmp_path):
         reader.run_tx("write", lambda tx: tx.audit("coordinator", "y", {}))
     reader.close()
     writer.close()
+
+
+@pytest.fixture
+def shared():
+    """A folder that every user reaches, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def _as_another_user():
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_another_user_reads_a_stopped_run_if_the_owner_lets_him(shared):
+    path = shared / "j.sqlite"
+    journal = SqliteJournal(path, ManualClock())
+    journal.run_tx("x", lambda tx: tx.audit("coordinator", "x", {}))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in shared.iterdir()} == {0o600}
+    with _as_another_user(), pytest.raises(ConfigError, match="as the user that the coordinator runs as"):
+        SqliteJournal(path, ManualClock(), read_only=True)
+    journal.close()
+    path.chmod(0o644)
+    with _as_another_user():
+        reader = SqliteJournal(path, ManualClock(), read_only=True)
+        assert len(reader.run_tx("read", lambda tx: tx.audit_records())) == 1
+        reader.close()
+    shared.chmod(0o700)
+    with _as_another_user(), pytest.raises(ConfigError, match="cannot be read"):
+        SqliteJournal(path, ManualClock(), read_only=True)
 
 
 def test_threads_share_a_journal(tmp_path):
@@ -176,6 +218,11 @@ def test_keep_only_removes_the_rest(spool):
     spool.drop(A, one.sha256)
     spool.drop(A, one.sha256)
     assert spool.stored(A, one) == 0
+
+
+def test_nothing_cannot_be_sealed(spool):
+    with pytest.raises(DigestMismatch, match="gone"):
+        spool.seal(A, _header())
 
 
 def test_damage_on_disk_is_not_read_as_words(spool):

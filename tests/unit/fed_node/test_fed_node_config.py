@@ -37,6 +37,15 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path):
     assert (config.certificates, config.data, config.state) == (tmp_path / "certificates", Path("/srv/data"), tmp_path / "state")
 
 
+def test_privacy_is_the_site_s_own_choice(tmp_path: Path):
+    plain = node_config(written(tmp_path, MINIMAL), {})
+    assert (plain.require_privacy, plain.max_epsilon, plain.privacy_delta, plain.ledger_anchor) == (False, 8.0, 1e-5, None)
+    chosen = "require_privacy = true\nmax_epsilon = 3\nprivacy_delta = 1e-6\nledger_anchor = 'anchor.json'\n"
+    config = node_config(written(tmp_path, MINIMAL + chosen), {})
+    assert (config.max_epsilon, config.privacy_delta, config.ledger_anchor) == (3.0, 1e-6, tmp_path / "anchor.json")
+    assert config.limits.privacy_required
+
+
 def test_an_argument_wins_and_one_that_was_not_given_does_not(tmp_path: Path):
     config = node_config(written(tmp_path, MINIMAL), {"threads": 2, "state": Path("elsewhere"), "site": None})
     assert (config.threads, config.state, config.site) == (2, Path("elsewhere"), "north")
@@ -71,6 +80,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, change: str, message: 
     [
         ({"coordinator": "localhost"}, "expected HOST:PORT"),
         ({"coordinator": "localhost:70000"}, "expected HOST:PORT"),
+        ({"coordinator": "localhost:\N{ARABIC-INDIC DIGIT NINE}"}, "expected HOST:PORT"),
         ({"site": "No Such"}, "not a site name"),
         ({"give_up_seconds": -1}, "give_up_seconds"),
     ],

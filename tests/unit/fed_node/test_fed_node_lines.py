@@ -8,7 +8,7 @@ import pytest
 
 from fed_node.events import Delivered, Joined, LinkLost, RunOver, Scored, Skipped, Trained, Waiting
 from fed_node.lines import RoundLine, RoundLines, over_line
-from fed_node.log import event_log, flat_fields
+from fed_node.log import event_log
 from fed_node.trainer import LocalScores
 from fedmentor.federation import Outcome, RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId
@@ -74,8 +74,3 @@ def test_log_lines_are_events_with_fields(capsys: pytest.CaptureFixture[str]):
     assert "level=info event=scored site=north" in first
     assert "run=run round=1 attempt=1 patients=3 images=4 dice=0.8" in first
     assert "level=warning event=link_lost site=north" in second
-
-
-def test_nested_values_are_flat_and_enumerations_are_words():
-    assert flat_fields(RunOver(Outcome.FAILED, "x")) == {"outcome": "failed", "reason": "x"}
-    assert flat_fields(Skipped(ref(0), "x")) == {"run": "run", "round": 0, "attempt": 1, "reason": "x"}

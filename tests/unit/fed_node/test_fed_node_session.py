@@ -36,6 +36,7 @@ from fedmentor.federation import (
     Receipt,
     RoundRef,
     RunManifest,
+    Scores,
     Train,
     TrainingPlan,
     UpdateHeader,
@@ -86,6 +87,7 @@ class SlowTrainer(QuadraticTrainer):
     def __init__(self, meanwhile: Callable[[], None]) -> None:
         super().__init__(TARGET)
         self._meanwhile = meanwhile
+        self.before_evaluation: Callable[[], None] = lambda: None
         self.evaluations = 0
         self.seeds: list[int] = []
 
@@ -102,6 +104,7 @@ class SlowTrainer(QuadraticTrainer):
     def evaluate(self, vector: FloatVector):
         """See LocalTrainer."""
         self.evaluations += 1
+        self.before_evaluation()
         return super().evaluate(vector)
 
 
@@ -336,6 +339,24 @@ def test_a_stopping_node_leaves_its_outbox_and_no_half_trained_update():
     assert bench.link.sent == []
 
 
+class Diverging(QuadraticTrainer):
+    """Its first training ends in NaN."""
+
+    def train(self, vector: FloatVector, plan: TrainingPlan, seed: int, should_stop: ShouldStop) -> TrainedUpdate | None:
+        """See LocalTrainer."""
+        update = super().train(vector, plan, seed, should_stop)
+        return replace(update, delta=update.delta * np.float32("nan")) if update and self.trainings == 1 else update
+
+
+def test_a_training_that_diverged_is_skipped_and_the_site_stays():
+    bench = Bench([[Manifest(MANIFEST), train(), train(1, vector=NEXT), DONE]])
+    bench.trainer = Diverging(TARGET)
+    assert bench.run() == DONE
+    assert bench.of(Skipped) == [Skipped(ref(0), "the update has values that are not finite")]
+    assert [header.round for header, _ in bench.link.sent] == [ref(1)]
+    assert bench.outbox.find(ref(0)) is None
+
+
 # Refusals.
 
 
@@ -423,7 +444,7 @@ def test_an_identity_that_is_refused_is_not_tried_again():
 
 
 def test_backoff_doubles_up_to_its_bound_and_starts_again_after_contact():
-    bench = Bench([[AWAY], [AWAY], [AWAY], [Manifest(MANIFEST), AWAY], [DONE]])
+    bench = Bench([[AWAY], [AWAY], [AWAY], [Manifest(MANIFEST), Wait("others train"), AWAY], [DONE]])
     assert bench.run() == DONE
     assert bench.pauses == [0.75, 1.5, 3.0, 0.75]
     assert [lost.retry_seconds for lost in bench.of(LinkLost)] == bench.pauses
@@ -435,6 +456,67 @@ def test_a_coordinator_that_stays_away_ends_the_node():
         bench.run()
     assert 20 <= bench.clock.monotonic_s() <= 28
     assert max(bench.pauses) == 6.0, "8 s at most, half of it random"
+
+
+class Deaf(ScriptedLink):
+    """Says for ever what to do, and does nothing itself: every transfer breaks."""
+
+    streams = 0
+
+    def follow(self):
+        """See CoordinatorLink."""
+        self.streams += 1
+        assert self.streams < 100, "the site would go on for ever"
+        self._scripts = [[Manifest(MANIFEST), train()]]
+        return super().follow()
+
+    def fetch_model(self, model: ModelRef) -> bytes:
+        """See CoordinatorLink."""
+        raise CoordinatorUnreachable(f"the transfer of {model.digest[:8]} broke")
+
+
+def test_a_coordinator_that_only_talks_is_away():
+    bench = Bench()
+    bench.link = Deaf(SITE, {}, [])
+    with pytest.raises(CoordinatorUnreachable, match="has not answered for"):
+        bench.run()
+    assert bench.pauses == [0.75, 1.5, 3.0, 6.0, 6.0, 6.0]
+
+
+class Forgetful(ScriptedLink):
+    """Loses the first scores."""
+
+    def report_scores(self, scores: Scores) -> None:
+        """See CoordinatorLink."""
+        super().report_scores(scores)
+        if len(self.scores) == 1:
+            raise AWAY
+
+
+@pytest.mark.parametrize("slow", ["evaluation", "training"])
+def test_long_work_after_a_break_is_not_the_coordinators_absence(slow: str):
+    orders = [Manifest(MANIFEST), train(deadline_s=3600), DONE]
+    bench = Bench([[AWAY], orders, orders, orders])
+    bench.link = Forgetful(SITE, bench.link._models, bench.scripts)
+
+    def long() -> None:
+        bench.clock.advance(30)
+
+    if slow == "training":
+        bench.during = long
+        bench.link.refusals[ref()] = [AWAY]
+    else:
+        bench.trainer.before_evaluation = long
+    assert bench.run() == DONE
+    assert bench.entry().stage is UpdateStage.RECEIPTED
+
+
+def test_a_node_whose_place_was_taken_ends_and_leaves_the_line_to_the_other():
+    taken = PolicyRefusal("another node opened the stream of this site")
+    bench = Bench([[Manifest(MANIFEST), Wait("others train"), taken], [Manifest(MANIFEST), DONE]])
+    with pytest.raises(PolicyRefusal, match="another node"):
+        bench.run()
+    assert bench.pauses == []
 
 
 def test_training_goes_on_while_the_line_is_down():

@@ -57,6 +57,11 @@ def test_the_quorum_is_three_unless_it_says_otherwise():
         ({"fraction_bits": 30}, "do not fit a ring"),
         ({"clip_value": 100.0}, "do not fit a ring"),
         ({"clip_norm": -1.0}, "clip_norm"),
+        ({"clip_value": 0.3}, "nearest"),
+        ({"run": "Run"}, "run name"),
+        ({"run": "a\x1b[2J"}, "run name"),
+        ({"roster": ("../x", "a", "b")}, "site name"),
+        ({"initial_model": "0" * 63}, "digest"),
     ],
 )
 def test_contradictions_are_refused(change, message):
@@ -64,7 +69,12 @@ def test_contradictions_are_refused(change, message):
         _manifest(**change)
 
 
-@pytest.mark.parametrize("change", [{"unknown": 1}, {"rounds": 0}, {"roster": ()}, {"collect_seconds": 0}, {"max_attempts": 0}])
+ENDLESS = [{name: value} for name in ("collect_seconds", "evaluate_seconds") for value in (float("inf"), float("nan"), 1e18)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"unknown": 1}, {"rounds": 0}, {"roster": ()}, {"collect_seconds": 0}, {"max_attempts": 0}, *ENDLESS]
+)
 def test_fields_out_of_range_are_refused(change):
     with pytest.raises(ValidationError):
         _manifest(**change)

@@ -11,9 +11,7 @@ from study_report_example import make_report
 from fed_node.data.dataset import open_dataset
 from fed_node.data.phantom import write_phantoms
 from fedmentor.cli import run
-from fedmentor.errors import ConfigError
 from study.cli import plan_of
-from study.demo import PLAN_FILE, clear
 from study.plan import StudyPlan
 
 ASKED = {"sites": 3, "seed": 7}
@@ -71,14 +69,3 @@ def test_only_given_options_change_the_plan():
     plan, default = plan_of(None, StudyPlan(), given), StudyPlan()
     assert plan.rounds == default.rounds
     assert plan.mentor == default.mentor.model_copy(update={"prompt": "mask"})
-
-
-def test_a_study_clears_its_own_folder_and_no_other(tmp_path):
-    clear(tmp_path / "new")
-    (tmp_path / "new" / PLAN_FILE).write_text("{}")
-    (tmp_path / "new" / "old").mkdir()
-    clear(tmp_path / "new")
-    assert not any((tmp_path / "new").iterdir())
-    (tmp_path / "new" / "thesis").write_text("years of work")
-    with pytest.raises(ConfigError, match="was not written by a study"):
-        clear(tmp_path / "new")

@@ -8,10 +8,10 @@ from PIL import Image
 
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, TRAIN, open_dataset
 from fed_node.data.phantom import write_phantoms
-from fedmentor.errors import DataError, EmptyDataset
-from study.partition import PartitionPlan
+from fedmentor.errors import ConfigError, DataError, EmptyDataset
+from study.partition import PartitionPlan, plan_sites
 from study.plan import StudyPlan
-from study.prepare import PHANTOMS, prepare
+from study.prepare import PHANTOMS, prepare, write_split
 
 PLAN = StudyPlan(partition=PartitionPlan(sites=2, held_out=0.3), phantoms=20)
 
@@ -70,3 +70,23 @@ def test_an_image_of_a_site_without_a_mask_is_named(tmp_path):
         mask.unlink()
     with pytest.raises(EmptyDataset, match="has no mask"):
         prepare(PLAN, tmp_path / "data", tmp_path / "out")
+
+
+def test_a_second_split_leaves_nothing_of_the_first(phantoms, tmp_path):
+    dataset = open_dataset(phantoms)
+    for plan in (PartitionPlan(sites=3), PartitionPlan(sites=2, proxy=0)):
+        folders = write_split(dataset, plan_sites(dataset, plan), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sites"]
+    assert sorted((tmp_path / "sites").iterdir()) == sorted(folders.values())
+    assert sorted(sample.id for folder in folders.values() for sample in open_dataset(folder)) == [s.id for s in dataset]
+
+
+def test_a_split_never_replaces_its_own_source_or_what_is_no_split(phantoms, tmp_path):
+    write_split(open_dataset(phantoms), plan_sites(open_dataset(phantoms), PartitionPlan(sites=2, proxy=0.6)), tmp_path)
+    pool = open_dataset(tmp_path / "proxy")
+    with pytest.raises(ConfigError, match="holds the images"):
+        write_split(pool, plan_sites(pool, PartitionPlan(sites=2, proxy=0)), tmp_path)
+    (tmp_path / "sites" / "site-1" / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="not a dataset folder"):
+        write_split(open_dataset(phantoms), plan_sites(open_dataset(phantoms), PartitionPlan(sites=2)), tmp_path)
+    assert open_dataset(tmp_path / "proxy").fingerprint() == pool.fingerprint()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 
 import pytest
 
@@ -77,3 +80,13 @@ def test_a_line_is_passed_on_once_it_is_complete(tmp_path):
         writer.flush()
         assert list(complete_lines(reader)) == ["two\n", "three\n"]
         assert list(complete_lines(reader)) == []
+
+
+def test_a_second_ctrl_c_cuts_the_grace_short_and_still_leaves_nobody(tmp_path):
+    ready = tmp_path / "ready"
+    with contextlib.suppress(KeyboardInterrupt), children(PYTHON, grace_s=600.0) as group:
+        child = group.start("stubborn", [STUBBORN.format(ready=str(ready))], tmp_path)
+        wait_for_file(ready, child, timeout_s=60)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert child.process.returncode == -signal.SIGKILL
+    assert not alive(child.process.pid)

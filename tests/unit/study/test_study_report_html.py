@@ -143,3 +143,10 @@ def test_pictures_that_cannot_be_shown_are_named(tmp_path):
         example = Example(image_id="x", site="site-a", pictures={"image": name}, dice={})
         with pytest.raises(DataError, match=reason):
             render_html(make_report(examples=(example,)), tmp_path)
+
+
+def test_a_prompt_drawn_around_human_masks_is_not_called_maskless(tmp_path, page):
+    assert "no human mask used" in page
+    report = make_report()
+    around_masks = report.model_copy(update={"teacher": report.teacher.model_copy(update={"prompt": "mask"})})
+    assert "no human mask used" not in render_html(around_masks, tmp_path)

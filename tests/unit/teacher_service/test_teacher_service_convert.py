@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 from collections import OrderedDict
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import pytest
 import torch
@@ -145,3 +146,44 @@ def test_weights_of_another_digest_are_refused(tmp_path):
 
 def test_only_tensors_and_containers_are_resolved():
     assert {module for module, _name in conversion._HARMLESS} == {"collections", "torch", "torch._utils"}
+
+
+def made_up(tmp_path, program, compression=ZIP_STORED, **records):
+    """A checkpoint file around a pickle program that no pickler would write."""
+    path = tmp_path / "made-up.pth"
+    with ZipFile(path, "w", compression) as archive:
+        for name, content in {"data.pkl": program, "version": b"3\n", "byteorder": b"little", **records}.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [b"\x80\x02X\x01\x00\x00\x00aQ.", b"\x80\x02)Q.", b"\x80\x02X\x01\x00\x00\x00a\x85Q.", b"\x80\x04\x8e" + b"\x3f" * 8, b"0."],
+    ids=["storage that is text", "storage of nothing", "unknown storage", "bytes beyond all memory", "nothing to pop"],
+)
+def test_whatever_a_made_up_pickle_raises_is_one_refusal(tmp_path, program):
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_checkpoint(made_up(tmp_path, program))
+
+
+def test_a_pickle_cannot_change_the_functions_that_it_is_given(tmp_path):
+    changes_defaults = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__K\x01\x85s\x86b."
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(ModelError):
+        read_checkpoint(made_up(tmp_path, changes_defaults))
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
+
+
+def test_a_file_that_unpacks_to_more_than_itself_is_refused(tmp_path):
+    with ZipFile(saved(tmp_path, {"model": OrderedDict(weight=torch.zeros(1000))})) as plain:
+        records = {name.partition("/")[2]: plain.read(name) for name in plain.namelist()}
+    path = made_up(tmp_path, records.pop("data.pkl"), ZIP_DEFLATED, **records)
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_checkpoint(path)
+
+
+def test_a_torchscript_archive_is_not_handed_to_another_reader(tmp_path):
+    path = made_up(tmp_path, b"N.", **{"constants.pkl": b")."})
+    with pytest.raises(ModelError, match="cannot be read"):  # and no warning of torch's, which would be an error here
+        read_checkpoint(path)

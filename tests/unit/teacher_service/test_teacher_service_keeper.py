@@ -28,8 +28,8 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def keep(run_folder, program):
-    Plan(command=[sys.executable, "-c", program], management_port=1, renew_s=3600).write(run_folder)
+def keep(run_folder, program, short_name=""):
+    Plan(command=[sys.executable, "-c", program], management_port=1, renew_s=3600, short_name=short_name).write(run_folder)
     keeper = subprocess.Popen(
         [sys.executable, "-m", "teacher_service.keeper", str(run_folder)], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -63,6 +63,17 @@ def test_server_and_worker_end_and_nothing_is_left(run_folder, ask):
         assert keeper.wait(30) == 0
     assert_gone(pids)
     assert sorted(path.name for path in run_folder.iterdir()) == [LOG_FOLDER, "pids"]
+
+
+def test_the_short_name_of_the_temporary_folder_is_removed_with_it(run_folder, tmp_path_factory):
+    link = tmp_path_factory.mktemp("short") / "t"
+    link.symlink_to(run_folder / TEMPORARY_FOLDER)
+    keeper, pids = keep(run_folder, SERVER + "time.sleep(600)", str(link))
+    with keeper:
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert_gone(pids)
+    assert not link.parent.exists()
 
 
 def test_a_server_that_ends_by_itself_is_noticed_and_its_worker_ends(run_folder):

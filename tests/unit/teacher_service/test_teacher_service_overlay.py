@@ -34,3 +34,8 @@ def test_colour_images_and_single_points_are_drawn():
         np.zeros((64, 64, 3), np.uint8), AnalyticTeacher().soften(np.zeros((64, 64, 3), np.uint8), Prompt((Box(1, 1, 9, 9),)))
     )
     assert picture.shape[1] == 2 * PANEL + 36
+
+
+def test_a_picture_of_a_very_long_strip_is_drawn():
+    strip = np.zeros((8, 6000), np.uint8)
+    assert overlay(strip, AnalyticTeacher().soften(strip, Prompt((Box(0, 0, 6000, 8),)))).shape[1] == 2 * PANEL + 36

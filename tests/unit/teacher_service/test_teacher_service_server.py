@@ -2,18 +2,21 @@
 
 import os
 import socket
+import tempfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
-from fedmentor.errors import ConfigError, PortInUse, TeacherUnreachable
+from fedmentor.errors import ModelError, PortInUse, TeacherUnreachable
 from fedmentor.teacher.endpoint import STATE_FILE
 from fedmentor.teacher.images import MAX_IMAGE_BYTES
 from teacher_service import java
-from teacher_service.archive import build_archive, model_config
+from teacher_service.archive import build_archive, check_archive, model_config
+from teacher_service.convert import convert_bundled
 from teacher_service.payload import MAX_ANSWER_BYTES
 from teacher_service.ports import choose_ports
-from teacher_service.server import ServerConfig, is_running, start, stop
+from teacher_service.server import ServerConfig, _take_archive, is_running, short_name, start, stop
 from teacher_service.settings import Ports, command, environment, properties
 
 RUN = Path("/run/teacher")
@@ -54,7 +57,7 @@ def test_another_torchserves_settings_do_not_reach_ours():
 
 
 def test_the_command_starts_one_model_and_keeps_no_snapshots():
-    words = command(Path("/bin/java"), Path("/site"), RUN, 128)
+    words = command(Path("/bin/java"), Path("/site"), RUN, RUN / "tmp", 128)
     assert words[0] == "/bin/java"
     assert "-Xmx128m" in words
     assert "-ncs" in words
@@ -130,10 +133,43 @@ def test_a_state_file_left_by_a_crash_is_removed(tmp_path):
     assert not (tmp_path / STATE_FILE).exists()
 
 
-def test_an_archive_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist"):
-        start(ServerConfig(tmp_path / "run", archive=tmp_path / "absent.mar"))
-    assert not is_running(tmp_path / "run")
+def test_an_archive_that_is_none_is_refused_before_anything_is_started(tmp_path):
+    (tmp_path / "junk.mar").write_bytes(os.urandom(64))
+    with ZipFile(tmp_path / "other.mar", "w") as other:
+        other.writestr("handler.py", "")
+    for name, sentence in {"absent": "cannot be read", "junk": "cannot be read", "other": "it lacks teacher.json"}.items():
+        with pytest.raises(ModelError, match=sentence):
+            start(ServerConfig(tmp_path / "run", archive=tmp_path / f"{name}.mar"))
+        assert not is_running(tmp_path / "run")
+
+
+def test_a_long_path_gets_a_short_name_for_its_sockets(tmp_path, monkeypatch):
+    deep = tmp_path / ("long" * 30)
+    deep.mkdir()
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        link = short_name(deep)
+        assert link != deep
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(link / ".ts.sock.65535"))
+        assert (deep / ".ts.sock.65535").is_socket()
+        assert short_name(link) == link
+
+
+def test_an_archive_behind_a_relative_symlink_is_taken(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "real.mar").write_bytes(b"archive")
+    (tmp_path / "teacher.mar").symlink_to("real.mar")
+    _take_archive(tmp_path / "teacher.mar", tmp_path / "store" / "teacher.mar")
+    assert (tmp_path / "store" / "teacher.mar").read_bytes() == b"archive"
+
+
+def test_an_archive_is_built_where_a_relative_path_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert_bundled(Path("weights.safetensors"))
+    build_archive(Path("weights.safetensors"), Path("teacher.mar"))
+    check_archive(tmp_path / "teacher.mar")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["teacher.mar", "weights.safetensors"]
 
 
 def test_only_converted_weights_are_packed(tmp_path):

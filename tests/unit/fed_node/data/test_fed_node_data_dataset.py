@@ -148,6 +148,14 @@ def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_the_working_folder_is_never_moved_away(tmp_path, monkeypatch):
+    make(tmp_path / "d")
+    monkeypatch.chdir(tmp_path / "d")
+    with pytest.raises(ConfigError, match="the working folder"):
+        make(tmp_path / "d", rows=(("only", "", ""),))
+    assert len(open_dataset(tmp_path / "d")) > 1
+
+
 def test_an_id_is_written_once(tmp_path):
     with pytest.raises(ConfigError, match="twice"):
         make(tmp_path / "d", rows=(("a", "", ""), ("a", "", "")))

@@ -117,6 +117,19 @@ def test_a_colour_dicom_is_refused(tmp_path):
         read_image(write_dicom(tmp_path / "a.dcm", RAMP, SamplesPerPixel=3, PlanarConfiguration=0))
 
 
+def test_a_palette_dicom_is_refused(tmp_path):
+    with pytest.raises(UnreadableImage, match="numbers of colours"):
+        read_image(write_dicom(tmp_path / "a.dcm", RAMP, PhotometricInterpretation="PALETTE COLOR"))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize("field", ["RescaleSlope", "WindowWidth"])
+def test_a_dicom_whose_window_is_not_a_number_is_refused(tmp_path, field):
+    fields = {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": 400, "WindowWidth": 800, field: "nan"}
+    with pytest.raises(UnreadableImage, match="damaged"):
+        read_image(write_dicom(tmp_path / "a.dcm", RAMP, **fields))
+
+
 def test_nifti_rows_and_columns(tmp_path):
     nibabel.save(nibabel.Nifti1Image(RAMP.T[:, :, None].astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
     assert np.array_equal(read_image(tmp_path / "a.nii.gz"), np.rint(RAMP * (255 / RAMP.max())))
@@ -134,6 +147,23 @@ def test_a_nifti_with_its_pixels_far_away_is_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(header)))
     with pytest.raises(UnreadableImage, match="header"):
         read_image(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_nifti_extension_of_gigabytes_is_refused_before_it_is_read(tmp_path, kind, order):
+    image = kind(np.zeros((20, 20), np.float32), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"small"))
+    image = kind(image.dataobj, image.affine, image.header.as_byteswapped(order))
+    image.to_filename(tmp_path / "a.nii")
+    assert read_image(tmp_path / "a.nii").shape == (20, 20)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    place, form, size = (108, "f", 348) if kind is nibabel.Nifti1Image else (168, "q", 540)
+    struct.pack_into(order + form, content, place, 1 << 30)
+    struct.pack_into(f"{order}i", content, size + 4, (1 << 30) - 1024)
+    (tmp_path / "b.nii").write_bytes(content)
+    with pytest.raises(UnreadableImage, match="behind 1073741824 bytes"):
+        read_image(tmp_path / "b.nii")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm", "a.nii.gz", "a.nii"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -10,7 +11,8 @@ import click
 import pytest
 
 from fedmentor.cli import COMMANDS, cli, run
-from fedmentor.errors import ConfigError, FedMentorError, PolicyRefusal
+from fedmentor.cli.failures import DEBUG_VARIABLE, EXIT_PIPE
+from fedmentor.errors import EXIT_BUG, EXIT_CONFIG, ConfigError, FedMentorError, PolicyRefusal
 
 HEAVY = ("torch", "monai", "opacus", "matplotlib", "sqlite3", "timm", "torchvision")
 
@@ -82,3 +84,66 @@ def test_interrupt_has_its_own_exit_code(capsys, monkeypatch):
     monkeypatch.setitem(cli.commands, "interrupted", interrupted)
     assert run(["interrupted"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def failing(error: Exception) -> click.Command:
+    @click.command()
+    def fail() -> None:
+        """Fail."""
+        raise error
+
+    return fail
+
+
+FOREIGN = {
+    "path": (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/y"), EXIT_CONFIG, "error: cannot use /x/y: No such"),
+    "path without a name": (PermissionError(errno.EACCES, "Permission denied"), EXIT_CONFIG, "error: cannot use a file or folder"),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x/y"), EXIT_BUG, "error: the disk failed at /x/y: No space"),
+    "full disk without a name": (OSError(errno.ENOSPC, "No space left on device"), EXIT_BUG, "error: the disk failed: No space"),
+    "bug": (ValueError("two\nlines"), EXIT_BUG, "error: this is a bug in FedMentor: ValueError: two lines"),
+    "no disk, no path": (OSError(errno.EPROTO, "Protocol error"), EXIT_BUG, "error: this is a bug in FedMentor: OSError"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_nobody_foresaw_is_one_line_with_a_cure_too(name, capsys, monkeypatch):
+    error, code, line = FOREIGN[name]
+    monkeypatch.setitem(cli.commands, "fail", failing(error))
+    assert run(["fail"]) == code
+    captured = capsys.readouterr()
+    first, second = captured.err.splitlines()
+    assert first.startswith(line)
+    assert second.startswith("  try: ")
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_the_traceback_of_a_bug_is_there_for_who_asks(by, capsys, monkeypatch):
+    monkeypatch.setitem(cli.commands, "fail", failing(ValueError("why")))
+    monkeypatch.setenv(DEBUG_VARIABLE, "1" if by == "environment" else "")
+    assert run(["--debug", "fail"] if by == "option" else ["fail"]) == EXIT_BUG
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "ValueError: why" in lines
+    assert lines[-2].startswith("error: this is a bug")
+
+
+def test_a_mistake_has_no_traceback_even_for_who_asks(capsys, monkeypatch):
+    monkeypatch.setitem(cli.commands, "fail", failing(ConfigError("wrong")))
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    assert run(["fail"]) == EXIT_CONFIG
+    assert capsys.readouterr().err == "error: wrong\n"
+
+
+def test_a_usage_error_is_one_line_and_where_to_read_more(capsys):
+    assert run(["data", "check"]) == 2
+    assert capsys.readouterr().err == "error: Missing argument 'DIR'.\n  try: fedmentor data check --help\n"
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(capsys, monkeypatch):
+    monkeypatch.setitem(cli.commands, "fail", failing(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    # click replaces the streams when a pipe breaks; these get replaced and put back.
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    assert run(["fail"]) == EXIT_PIPE
+    assert capsys.readouterr().err == ""

@@ -50,7 +50,8 @@ def test_each_leaf_has_its_identity_and_one_purpose(folder):
 
 def test_the_coordinators_hosts_stand_in_its_certificate(folder):
     names = _certificate(folder / "coordinator" / "certificate.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == ["localhost"]
+    # The second one does not depend on where it listens: by it a site tells the coordinator from other servers of the authority.
+    assert names.value.get_values_for_type(x509.DNSName) == ["localhost", "coordinator.fed.example"]
     assert [str(address) for address in names.value.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
 
 
@@ -119,3 +120,18 @@ def test_a_stock_openssl_reads_and_verifies_everything(tmp_path):
         text=True,
     )
     assert "URI:spiffe://fed.example/site/a" in text.stdout
+
+
+def test_a_failure_half_way_leaves_the_earlier_certificates_as_they_were(folder, clock):
+    before = {path: path.read_bytes() for path in folder.rglob("*.pem")}
+    (folder / "sites" / "c").touch()  # where a folder has to go
+    with pytest.raises(FileExistsError):
+        throwaway(folder, "fed.example", [*SITES, SiteId("c")], ["localhost"], clock)
+    assert {path: path.read_bytes() for path in folder.rglob("*.pem")} == before
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "coordinator", "sites"]
+
+
+def test_a_name_that_is_too_long_for_a_host_is_refused(tmp_path, clock):
+    with pytest.raises(ConfigError, match="neither a host name nor an address"):
+        throwaway(tmp_path / "new", "fed.example", SITES, ["x" * 254], clock)
+    assert not (tmp_path / "new").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from fedmentor.errors import ConfigError, IdentityRefused
 from fedmentor.identity.authority import LEAF_LIFETIME, throwaway
-from fedmentor.identity.credentials import coordinator_credentials, peer_of_certificate, site_credentials
+from fedmentor.identity.credentials import coordinator_credentials, peer_of_certificate, read_credentials, site_credentials
 from fedmentor.ids import SiteId
 from fedmentor.testing.clock import ManualClock
 
@@ -57,6 +57,30 @@ def test_another_authority_is_refused(folder, tmp_path, clock):
     shutil.copy(tmp_path / "two" / "ca.pem", folder / "ca.pem")
     with pytest.raises(ConfigError, match="was not issued by"):
         site_credentials(folder, A, clock.now())
+
+
+def test_files_that_are_being_renewed_are_read_again(folder, tmp_path, clock):
+    renewed = throwaway(tmp_path / "two", "fed", [A], ["localhost"], clock)
+    new = [tmp_path / "two" / name for name in ("ca.pem", "sites/a/key.pem", "sites/a/certificate.pem")]
+    place, pauses = folder / "sites" / "a", []
+
+    def renew_one_more(seconds):
+        pauses.append(seconds)
+        file = new.pop(0)
+        shutil.copy(file, folder / file.relative_to(tmp_path / "two"))
+
+    renew_one_more(0)
+    credentials = read_credentials(folder / "ca.pem", place, clock.now(), renew_one_more)
+    assert (credentials.ca_certificate, credentials.certificate) == (renewed.pem, (place / "certificate.pem").read_bytes())
+    assert len(pauses) == 3
+
+
+def test_files_that_never_fit_are_given_up(folder, clock):
+    shutil.copy(folder / "sites" / "b" / "key.pem", folder / "sites" / "a" / "key.pem")
+    pauses = []
+    with pytest.raises(ConfigError, match="does not belong"):
+        read_credentials(folder / "ca.pem", folder / "sites" / "a", clock.now(), pauses.append)
+    assert sum(pauses) == pytest.approx(0.8)
 
 
 def test_validity_has_five_minutes_of_leeway(folder, clock):

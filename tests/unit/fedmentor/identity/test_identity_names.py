@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmentor.errors import ConfigError, IdentityRefused
-from fedmentor.identity.names import Peer, coordinator_uri, federation_name, parse_uri, peer_of, site_uri
+from fedmentor.identity.names import Peer, coordinator_host, coordinator_uri, federation_name, parse_uri, peer_of, site_uri
 from fedmentor.ids import SiteId
 
 _LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -47,11 +47,17 @@ def test_other_forms_are_refused(uri):
         parse_uri(uri)
 
 
-def test_dns_names_carry_no_identity():
-    assert peer_of(["localhost", "127.0.0.1", "spiffe://fed/site/a"]).site == "a"
+def test_the_one_uri_names_the_peer():
+    assert peer_of(["spiffe://fed/site/a"]).site == "a"
 
 
-@pytest.mark.parametrize("names", [[], ["a.example"], ["spiffe://fed/site/a", "spiffe://fed/site/b"]])
+def test_the_coordinators_host_is_a_dns_name_under_the_federation():
+    assert coordinator_host("fed.example") == "coordinator.fed.example"
+    with pytest.raises(ConfigError):
+        coordinator_host("Fed")
+
+
+@pytest.mark.parametrize("names", [[], ["spiffe://fed/site/a", "spiffe://fed/site/b"]])
 def test_exactly_one_uri_is_needed(names):
     with pytest.raises(IdentityRefused, match="URI SANs, expected 1"):
         peer_of(names)

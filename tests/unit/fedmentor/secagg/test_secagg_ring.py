@@ -50,6 +50,14 @@ def test_the_last_word_is_the_capped_weight():
     assert quantise(zeros, 1, RING)[-1] == round(2**24 / 1000)
 
 
+@given(st.integers(8, 30), st.floats(2**-20, 2, width=32), st.integers(1, 1000))
+def test_every_honest_update_weighs_something_and_is_within_the_bounds(fraction_bits, clip_value, examples):
+    ring = Ring(fraction_bits, 1e9, clip_value if clip_value < 2 ** (31 - fraction_bits) else 1.0, min(1000, 2**fraction_bits))
+    words = quantise(np.array([1e8, -1e8], np.float32), examples, ring).view(np.int32)
+    assert words[-1] >= 1
+    assert np.abs(words[:-1].astype(np.float64)).max() <= ring.clip_value * (words[-1] + 0.5) + 0.5
+
+
 def test_the_largest_update_of_every_site_does_not_wrap():
     ring = Ring(clip_value=1.0, clip_norm=1e9)
     ring.check_sites(127)
@@ -90,6 +98,10 @@ def test_no_examples_have_no_weight():
         {"clip_norm": np.inf},
         {"clip_value": 128.0},
         {"max_weight": 0},
+        {"fraction_bits": 8, "max_weight": 257},
+        {"clip_value": 0.3},
+        {"clip_value": 127.99999999},
+        {"clip_value": np.nan},
     ],
 )
 def test_rings_out_of_range_are_refused(changes):

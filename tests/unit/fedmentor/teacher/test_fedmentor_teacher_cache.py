@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmentor.errors import BrokenStore, DigestMismatch, PromptRefused
+from fedmentor.errors import ConfigError, DigestMismatch, PromptRefused
 from fedmentor.ids import Digest
 from fedmentor.teacher.cache import CachedTeacher, FolderStore, MemoryStore
 from fedmentor.teacher.contract import Box, Prompt, SoftLabels, TeacherCard, image_digest, soft_label_key
@@ -179,7 +179,7 @@ def test_an_aborted_write_leaves_no_file(tmp_path):
     store = FolderStore(tmp_path)
     # A folder where the file should go: the rename fails after everything was written.
     store.path(key).mkdir(parents=True)
-    with pytest.raises(BrokenStore, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         store.put(key, soft)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -188,5 +188,5 @@ def test_a_store_that_cannot_be_read_says_so(tmp_path):
     _, key = answer_and_key()
     store = FolderStore(tmp_path)
     store.path(key).mkdir(parents=True)
-    with pytest.raises(BrokenStore, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         store.get(key)

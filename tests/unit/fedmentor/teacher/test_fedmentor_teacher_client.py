@@ -198,3 +198,23 @@ def test_no_or_another_state_file(tmp_path, content):
         (tmp_path / STATE_FILE).write_text(content)
     with pytest.raises(TeacherUnreachable):
         read_endpoint(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://[::1", ""])
+def test_what_is_no_url_is_refused_at_once(tmp_path, url):
+    (tmp_path / "key_file.json").write_text(json.dumps({"inference": {"key": "token"}}))
+    pauses = []
+    with (
+        pytest.raises(TeacherUnreachable, match="is not a teacher's URL"),
+        TorchServeTeacher(Endpoint(url, tmp_path / "key_file.json"), sleep=pauses.append) as teacher,
+    ):
+        teacher.describe()
+    assert not pauses
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "日", 7, None])
+def test_a_token_that_no_header_can_carry_is_refused(tmp_path, token):
+    served = Served(tmp_path, ANSWER)
+    served.write_token(token)
+    with pytest.raises(TeacherUnreachable, match="token cannot be read"):
+        served.client.describe()

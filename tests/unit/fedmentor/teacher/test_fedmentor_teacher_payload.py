@@ -1,6 +1,7 @@
 """The wire format: what goes in comes out, and what is no answer is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ GOOD = encode_answer(AnalyticTeacher().soften(np.zeros((16, 16), np.uint8), Prom
 def test_what_is_no_answer_is_refused(blob):
     with pytest.raises(errors.TeacherUnreachable, match="not that of a teacher"):
         decode_answer(blob)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"content": (0, 64)},
+        {"content": (64, 65)},
+        {"logits": np.full((1, 64, 64), np.nan, np.float16)},
+        {"logits": np.zeros((0, 64, 64), np.float16), "predicted_iou": np.zeros(0, np.float32)},
+    ],
+    ids=["no content", "content beyond the map", "not numbers", "no object"],
+)
+def test_an_answer_that_nobody_could_learn_from_is_refused(changes):
+    good = AnalyticTeacher().soften(np.zeros((64, 64), np.uint8), Prompt((Box(1, 1, 20, 20),)))
+    assert good.logits.shape == (1, 64, 64)
+    with pytest.raises(errors.TeacherUnreachable, match="not that of a teacher"):
+        decode_answer(encode_answer(replace(good, **changes)))
+
+
+def test_an_answer_of_a_teacher_without_a_digest_is_refused():
+    good = AnalyticTeacher().soften(np.zeros((64, 64), np.uint8), Prompt((Box(1, 1, 20, 20),)))
+    for digest in ("unknown", 5):
+        with pytest.raises(errors.TeacherUnreachable):
+            decode_answer(encode_answer(replace(good, teacher=replace(good.teacher, digest=digest))))
 
 
 def test_logits_of_another_type_are_refused():

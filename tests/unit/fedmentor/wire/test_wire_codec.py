@@ -26,6 +26,7 @@ from fedmentor.federation import (
     Wait,
 )
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.text import MAX_LINE_CHARACTERS
 from fedmentor.wire import codec
 from fedmentor.wire.v1 import federation_pb2 as pb
 
@@ -58,6 +59,15 @@ def test_directives(directive):
     assert codec.directive_from_wire(message) == directive
 
 
+@pytest.mark.parametrize("make", [Wait, lambda reason: Finished(Outcome.FAILED, reason)])
+def test_reasons_cannot_write_to_a_terminal_or_forge_a_log_line(make):
+    message = codec.directive_to_wire(make("over\n\x1b[2J\u202e" + "x" * 10_000))
+    reason = codec.directive_from_wire(message).reason
+    assert reason.startswith("over\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2J")
+    assert reason.isprintable()
+    assert len(reason) == MAX_LINE_CHARACTERS
+
+
 @pytest.mark.parametrize("state", [Offset(0), Offset(2**40), Receipt(REF, SiteId("a"), DIGEST, "2026-01-01T00:00:00+00:00")])
 def test_update_states(state):
     assert codec.state_from_wire(pb.UpdateState.FromString(codec.state_to_wire(state).SerializeToString())) == state
@@ -68,7 +78,7 @@ def test_headers():
     assert codec.header_from_wire(codec.header_to_wire(header)) == header
 
 
-@given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1e6) | st.just(math.nan))
+@given(st.integers(1, codec.MAX_PATIENTS), st.floats(0, 1), st.floats(0, 1), st.floats(0, codec.MAX_HD95) | st.just(math.nan))
 def test_scores(patients, dice, iou, hd95):
     scores = Scores(REF, DIGEST, patients, patients + 1, dice, iou, hd95)
     back = codec.scores_from_wire(pb.Scores.FromString(codec.scores_to_wire(scores).SerializeToString()))
@@ -84,6 +94,9 @@ def test_scores(patients, dice, iou, hd95):
         {"iou": math.inf},
         {"hd95": -1.0},
         {"hd95": math.inf},
+        {"hd95": 1e308},
+        {"hd95": 363.0},
+        {"patients": codec.MAX_PATIENTS + 1, "images": 2**32 - 1},
         {"patients": 0},
         {"patients": 6},
     ],

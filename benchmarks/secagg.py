@@ -1,0 +1,150 @@
+"""What secure aggregation costs: CPU of one site, CPU of the coordinator, bytes on the wire.
+
+    python benchmarks/secagg.py
+    python benchmarks/secagg.py --rows 16,1000000,5,0
+
+A row is sites, parameters, sites that drop out after the shares are dealt, and neighbours in the graph (0: complete). Every message
+is real and every site takes part. Times are process time on one core; that of a site is the best of three sites, from its advert to
+its reveal, with masking and the SHA-256 of the upload. ``unmask`` is rebuilding and verifying every secret and removing the masks;
+``check`` is all the coordinator verifies before. The sum is compared with the plain sum of the survivors' updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from fedmentor.ids import Digest
+from fedmentor.secagg.aggregator import Advertising
+from fedmentor.secagg.masks import MaskedWords, words_sha256
+from fedmentor.secagg.ring import RingWords, add_in_place
+from fedmentor.testing.secagg import Enrolled, enrol
+
+ROWS = ["4,1000000,1,0", "16,1000000,5,0", "50,1000000,10,0", "100,1000000,20,40", "16,25000000,5,0"]
+MEASURED_SITES = 3
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Meter:
+    """CPU seconds of each site and of the coordinator, and bytes that one site sends besides its words."""
+
+    site_s: dict[int, float] = field(default_factory=dict)
+    check_s: float = 0.0
+    unmask_s: float = 0.0
+    sent: dict[int, int] = field(default_factory=dict)
+    share_bytes: int = 0
+
+    def site(self, index: int, step: Callable[_Arguments, _Result], *args: _Arguments.args, **kw: _Arguments.kwargs) -> _Result:
+        """Run a site's step on its account."""
+        start = time.process_time()
+        result = step(*args, **kw)
+        self.site_s[index] = self.site_s.get(index, 0.0) + time.process_time() - start
+        return result
+
+    def check(self, step: Callable[_Arguments, _Result], *args: _Arguments.args, **kw: _Arguments.kwargs) -> _Result:
+        """Run a step on the coordinator's account."""
+        start = time.process_time()
+        result = step(*args, **kw)
+        self.check_s += time.process_time() - start
+        return result
+
+    def send(self, index: int, data: bytes) -> None:
+        """Count a message of a site."""
+        self.sent[index] = self.sent.get(index, 0) + len(data)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=ROWS)
+    options = parser.parse_args()
+    print(
+        "| sites | parameters | dropped | graph | site CPU s | coordinator check s | unmask s | bytes up per parameter"
+        " | other bytes up | of these shares |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in options.rows:
+        print(measure(*(int(part) for part in row.split(","))), flush=True)
+
+
+def measure(sites: int, parameters: int, dropped: int, degree: int) -> str:
+    """One row."""
+    enrolled, meter = enrol(sites, degree=degree), Meter()
+    clear = np.zeros(parameters + 1, np.uint32)
+    total = run_round(enrolled, parameters, dropped, meter, clear)
+    if not np.array_equal(total, clear):
+        raise SystemExit("the sum is wrong")
+    graph = f"{degree} neighbours" if degree else "complete"
+    site_s = min(meter.site_s[index] for index in survivors_of(sites, dropped)[:MEASURED_SITES])
+    other = max(meter.sent.values())
+    return (
+        f"| {sites} | {parameters:,} | {dropped} | {graph} | {site_s:.4f} | {meter.check_s:.3f} | {meter.unmask_s:.3f}"
+        f" | {4 * (parameters + 1) / parameters:.6f} | {other:,} | {meter.share_bytes:,} |"
+    )
+
+
+def survivors_of(sites: int, dropped: int) -> list[int]:
+    """Every k-th site is lost, so that survivors stand on both sides of the lost ones."""
+    lost = {index * sites // dropped for index in range(dropped)} if dropped else set()
+    return [index for index in range(sites) if index not in lost]
+
+
+def run_round(enrolled: Enrolled, parameters: int, dropped: int, meter: Meter, clear: RingWords) -> RingWords:
+    """One attempt; ``clear`` becomes the sum that must come out."""
+    everybody = range(len(enrolled.signers))
+    context = enrolled.context()
+    opened = {i: meter.site(i, enrolled.site, i, context) for i in everybody}
+
+    advertising = Advertising(enrolled.terms, context, parameters + 1)
+    for i in everybody:
+        advert = meter.site(i, opened[i].advertise).message
+        meter.send(i, advert.to_bytes())
+        meter.check(advertising.add, advert)
+    adverts, sharing = meter.check(advertising.close)
+
+    for i in everybody:
+        shares = meter.site(i, opened[i].share, adverts)
+        meter.send(i, shares.to_bytes())
+        meter.share_bytes = max(meter.share_bytes, sum(len(box.ciphertext) for box in shares.boxes))
+        meter.check(sharing.add, shares)
+    deliveries, collecting = meter.check(sharing.close)
+
+    total = np.zeros(parameters + 1, np.uint32)
+    for i in survivors_of(len(everybody), dropped):
+        words = np.random.default_rng(i).integers(0, 2**32, parameters + 1, np.uint32)
+        add_in_place(clear, words)
+        meter.site(i, opened[i].accept, deliveries[i])
+        update = Digest(words_sha256(words).hex())
+        upload = meter.site(i, opened[i].upload, words, update)
+        meter.send(i, upload.header.to_bytes())
+        found = Digest(words_sha256(upload.masked.words).hex())
+        meter.check(collecting.add, upload.header, found)
+        add_in_place(total, upload.masked.words)
+    survivors, consenting = meter.check(collecting.close)
+
+    for i in survivors:
+        consent = meter.site(i, opened[i].consent, survivors).message
+        meter.send(i, consent.to_bytes())
+        meter.check(consenting.add, consent)
+    consents, revealing = meter.check(consenting.close)
+
+    for i in survivors:
+        reveal = meter.site(i, opened[i].reveal, consents).message
+        meter.send(i, reveal.to_bytes())
+        meter.check(revealing.add, reveal)
+    start = time.process_time()
+    result = revealing.close().remove(MaskedWords(total))
+    meter.unmask_s = time.process_time() - start
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Reading settings: a TOML file of bounded size, and the first thing that is wrong with a value, for a sentence about it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedmentor.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_SETTINGS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one setting.
+
+    Attributes:
+        name: the setting, with dots where settings are nested.
+        kind: pydantic's word for it: ``missing``, ``extra_forbidden``, ...
+        message: what was expected.
+    """
+
+    name: str
+    kind: str
+    message: str
+
+    @property
+    def option(self) -> str:
+        """The command-line option of that name."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+def first_fault(error: ValidationError) -> Fault:
+    """The first of the faults that pydantic found."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    return Fault(name, fault["type"], fault["msg"].removeprefix("Value error, "))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values in a TOML file.
+
+    Raises:
+        ConfigError: unreadable, over MAX_SETTINGS_BYTES, or not TOML.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_SETTINGS_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", cure="give a TOML file") from error
+    if len(data) > MAX_SETTINGS_BYTES:
+        raise ConfigError(f"{file} is over {MAX_SETTINGS_BYTES} bytes", cure="give a TOML file of settings")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} cannot be read as TOML: it is not UTF-8", cure="give a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
