@@ -16,7 +16,7 @@ from fedmentor.errors import ConfigError
 from fedmentor.models import write_atomically
 from study.examples import Case, choose_cases, draw_examples
 from study.federate import federate
-from study.folder import PLAN_FILE, study_folder
+from study.folder import PLAN_FILE, refuse_strangers, study_folder
 from study.mentor import Mentored, make_initial_models, mentoring
 from study.plan import FM_INSTRUCTED, RANDOM, Initialisation, StudyPlan
 from study.prepare import Prepared, deal, deal_phantoms, settle
@@ -78,6 +78,7 @@ def run_study(job: Job, clock: Clock, screen: Screen) -> Report:
     started = clock.monotonic_s()
     out = job.out.absolute()
     _keep_inputs(job)
+    refuse_strangers(out)
     screen.step(1, _steps(job.plan), "dealing the patients to sites")
     dealt = deal(job.plan, job.source) if job.source is not None else None  # bad data cost no earlier report
     with study_folder(out):

@@ -28,7 +28,7 @@ def study_folder(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: it holds something that no study wrote, or another study is running in it; nothing is touched.
     """
-    _refuse_strangers(folder)
+    refuse_strangers(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a") as lock:
         try:
@@ -39,7 +39,12 @@ def study_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_strangers(folder: Path) -> None:
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder with something in it that no study wrote.
+
+    Raises:
+        ConfigError: nothing is touched.
+    """
     if not folder.exists():
         return
     entries = {entry.name for entry in folder.iterdir()}
