@@ -6,7 +6,7 @@ These are the domain types; fedmentor.wire.codec turns them into protobuf messag
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Protocol
 
@@ -17,7 +17,9 @@ from fedmentor.errors import ConfigError
 from fedmentor.ids import MAX_SEED, Attempt, Digest, Round, RunId, SiteId, run_id, site_id
 from fedmentor.models import PrivacySpent, canonical_json
 from fedmentor.privacy.plan import PrivacyPlan
+from fedmentor.secagg.plan import SecurePlan
 from fedmentor.secagg.ring import Ring
+from fedmentor.secagg.terms import Terms
 from fedmentor.settings import first_fault
 from fedmentor.tensors import Spec, TensorSpec, spec_digest
 
@@ -33,7 +35,7 @@ MIN_QUORUM = 3
 MAX_PHASE_SECONDS = 365.0 * 86_400
 """Longest deadline of a phase; deadlines travel as whole milliseconds."""
 
-LATER_FIELDS = ("privacy",)
+LATER_FIELDS = ("privacy", "secure")
 """Fields of RunManifest that its canonical JSON leaves out where they hold their defaults."""
 
 
@@ -77,6 +79,7 @@ class RunManifest(BaseModel):
         evaluate_seconds: how long the run waits for scores of the last model.
         max_attempts: how often a round is tried before the run fails.
         privacy: what the run promises each patient; None where it promises nothing.
+        secure: how single updates are hidden from the coordinator; None where it sees them.
 
     Fields of LATER_FIELDS came after the first version. They are left out of the canonical JSON where they hold their defaults, so
     a manifest that does not use them has the digest that it always had.
@@ -101,6 +104,7 @@ class RunManifest(BaseModel):
     evaluate_seconds: float = Field(600.0, gt=0, le=MAX_PHASE_SECONDS)
     max_attempts: int = Field(3, ge=1, le=1000)
     privacy: PrivacyPlan | None = None
+    secure: SecurePlan | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Check what no single field shows.
@@ -108,6 +112,7 @@ class RunManifest(BaseModel):
         Raises:
             ConfigError: roster not sorted and unique, quorum over the roster, or a ring too small for the roster. A malformed name
                 or digest raises it, too, before this is called.
+            ProtocolRefused: the terms of secure aggregation are too weak for the roster, or do not fit it.
         """
         if list(self.roster) != sorted(set(self.roster)):
             raise ConfigError("the roster must be sorted and name each site once")
@@ -116,6 +121,24 @@ class RunManifest(BaseModel):
         self.ring.check_sites(len(self.roster))
         if self.privacy is not None and self.privacy.rounds != self.rounds:
             raise ConfigError(f"the privacy plan is for {self.privacy.rounds} rounds, the run has {self.rounds}")
+        if self.secure is not None:
+            self.secure.terms(self.roster)
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of secure aggregation.
+
+        Raises:
+            ConfigError: the run does not aggregate securely.
+        """
+        if self.secure is None:
+            raise ConfigError(f"run {self.run!r} does not aggregate securely")
+        return self.secure.terms(self.roster)
+
+    @property
+    def needed(self) -> int:
+        """Fewest updates behind a model: the quorum, and in a secure run what the protocol needs where that is more."""
+        return self.quorum if self.secure is None else max(self.quorum, self.terms.quorum)
 
     @property
     def ring(self) -> Ring:
@@ -195,11 +218,48 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Train:
-    """Evaluate ``model``, report the scores, train from it, send the update within ``deadline_s`` seconds."""
+    """Evaluate ``model``, report the scores, train from it, send the update within ``deadline_s`` seconds.
+
+    ``delivery``: in a secure run, what the other sites' shares are (fedmentor.secagg.messages.Delivery); empty in any other.
+    """
 
     round: RoundRef
     model: ModelRef
     deadline_s: float
+    delivery: bytes = field(default=b"", repr=False)
+
+
+class StepName(Enum):
+    """The steps of secure aggregation in which sites say something."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    UPLOAD = "upload"
+    CONSENT = "consent"
+    REVEAL = "reveal"
+
+
+@dataclass(frozen=True)
+class SecureStep:
+    """Answer this step of secure aggregation within ``deadline_s`` seconds. An upload is asked for by Train, not by this.
+
+    ``message``: ADVERTISE: the audit root, 32 bytes. SHARE: all adverts. CONSENT: the survivors' indexes. REVEAL: all consents.
+    """
+
+    round: RoundRef
+    model: ModelRef
+    deadline_s: float
+    step: StepName
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StepAnswer:
+    """What a site says in a step, in the canonical form of fedmentor.secagg.messages."""
+
+    round: RoundRef
+    step: StepName
+    message: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -233,17 +293,21 @@ class Finished:
     reason: str
 
 
-Directive = Manifest | Train | Evaluate | Wait | Finished
+Directive = Manifest | Train | SecureStep | Evaluate | Wait | Finished
 
 
 @dataclass(frozen=True)
 class UpdateHeader:
-    """What a site declares before it sends bytes: round, SHA-256 and size of the ring words, and the model they start from."""
+    """What a site declares before it sends bytes: round, SHA-256 and size of the ring words, and the model they start from.
+
+    ``masked``: in a secure run the site's signed fedmentor.secagg.messages.UploadHeader, and the words are masked; else empty.
+    """
 
     round: RoundRef
     sha256: Digest
     size_bytes: int
     base_model: Digest
+    masked: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -310,6 +374,15 @@ class CoordinatorLink(Protocol):
             RoundClosed: too late; the update is dropped.
             UpdateRejected: not admissible.
             UpdateConflict: another update of this site is already accepted for this round and attempt.
+        """
+        ...
+
+    def answer_step(self, answer: StepAnswer) -> None:
+        """Deliver what this site says in a step of secure aggregation; a repeat is acknowledged.
+
+        Raises:
+            RoundClosed: the step is over.
+            PolicyRefusal: the answer does not hold the protocol's checks.
         """
         ...
 

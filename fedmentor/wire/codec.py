@@ -20,6 +20,9 @@ from fedmentor.federation import (
     Receipt,
     RoundRef,
     Scores,
+    SecureStep,
+    StepAnswer,
+    StepName,
     Train,
     UpdateHeader,
     UpdateState,
@@ -36,6 +39,20 @@ MAX_HD95 = 256 * sqrt(2)
 MAX_PATIENTS = 1_000_000
 """Held-out patients of one site; more is a mistake."""
 
+MAX_MASKED_BYTES = 1024
+"""Above the signed header of a masked upload."""
+
+MAX_STEP_BYTES = 3 << 20
+"""Above the largest message of secure aggregation (1,024 adverts or consents), below the cap of a gRPC message."""
+
+_STEPS = {
+    StepName.ADVERTISE: pb.SecureStep.NAME_ADVERTISE,
+    StepName.SHARE: pb.SecureStep.NAME_SHARE,
+    StepName.CONSENT: pb.SecureStep.NAME_CONSENT,
+    StepName.REVEAL: pb.SecureStep.NAME_REVEAL,
+}
+_STEP_NAMES: dict[int, StepName] = {int(number): name for name, number in _STEPS.items()}
+
 _OUTCOMES = {Outcome.COMPLETED: pb.Finished.OUTCOME_COMPLETED, Outcome.FAILED: pb.Finished.OUTCOME_FAILED}
 
 
@@ -44,10 +61,14 @@ def directive_to_wire(value: Directive) -> pb.Directive:
     match value:
         case Manifest(manifest):
             return pb.Directive(manifest=pb.RunManifest(json=manifest.to_bytes()))
-        case Train(ref, model, deadline_s):
-            return pb.Directive(
-                train=pb.Train(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
-            )
+        case Train(ref, model, deadline_s, delivery):
+            train = pb.Train(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
+            train.delivery = delivery
+            return pb.Directive(train=train)
+        case SecureStep(ref, model, deadline_s, name, asked):
+            step = pb.SecureStep(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
+            step.name, step.message = _STEPS[name], asked
+            return pb.Directive(secure_step=step)
         case Evaluate(ref, model, deadline_s):
             return pb.Directive(
                 evaluate=pb.Evaluate(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
@@ -69,7 +90,12 @@ def directive_from_wire(message: pb.Directive) -> Directive:
             return Manifest(manifest_from_bytes(message.manifest.json))
         case "train":
             train = message.train
-            return Train(round_from_wire(train.round), model_from_wire(train.model), train.deadline_ms / 1000)
+            where = round_from_wire(train.round), model_from_wire(train.model)
+            return Train(*where, train.deadline_ms / 1000, train.delivery)
+        case "secure_step":
+            step = message.secure_step
+            where = round_from_wire(step.round), model_from_wire(step.model)
+            return SecureStep(*where, step.deadline_ms / 1000, _step_name(step.name), step.message)
         case "evaluate":
             evaluate = message.evaluate
             return Evaluate(round_from_wire(evaluate.round), model_from_wire(evaluate.model), evaluate.deadline_ms / 1000)
@@ -113,7 +139,11 @@ def model_from_wire(message: pb.ModelRef) -> ModelRef:
 def header_to_wire(value: UpdateHeader) -> pb.UpdateHeader:
     """Encode an update's header."""
     return pb.UpdateHeader(
-        round=round_to_wire(value.round), sha256=value.sha256, size_bytes=value.size_bytes, base_model=value.base_model
+        round=round_to_wire(value.round),
+        sha256=value.sha256,
+        size_bytes=value.size_bytes,
+        base_model=value.base_model,
+        masked=value.masked,
     )
 
 
@@ -122,8 +152,36 @@ def header_from_wire(message: pb.UpdateHeader) -> UpdateHeader:
 
     Raises:
         ConfigError: malformed name or digest.
+        UpdateRejected: the signed part is longer than any is.
     """
-    return UpdateHeader(round_from_wire(message.round), digest(message.sha256), message.size_bytes, digest(message.base_model))
+    if len(message.masked) > MAX_MASKED_BYTES:
+        raise UpdateRejected(f"the signed header of an upload is over {MAX_MASKED_BYTES} bytes")
+    names = round_from_wire(message.round), digest(message.sha256)
+    return UpdateHeader(*names, message.size_bytes, digest(message.base_model), message.masked)
+
+
+def answer_to_wire(value: StepAnswer) -> pb.StepAnswer:
+    """Encode what a site says in a step of secure aggregation."""
+    return pb.StepAnswer(round=round_to_wire(value.round), name=_STEPS[value.step], message=value.message)
+
+
+def answer_from_wire(message: pb.StepAnswer) -> StepAnswer:
+    """Decode what a site says in a step of secure aggregation.
+
+    Raises:
+        ConfigError: the run's name is malformed.
+        UpdateRejected: an unknown step, or longer than any answer is.
+    """
+    if len(message.message) > MAX_STEP_BYTES:
+        raise UpdateRejected(f"an answer of {len(message.message)} bytes is over {MAX_STEP_BYTES}")
+    return StepAnswer(round_from_wire(message.round), _step_name(message.name), message.message)
+
+
+def _step_name(number: int) -> StepName:
+    name = _STEP_NAMES.get(number)
+    if name is None:
+        raise UpdateRejected("an unknown step of secure aggregation", cure="update this program")
+    return name
 
 
 def state_to_wire(value: UpdateState) -> pb.UpdateState:

@@ -66,6 +66,7 @@ class Directive(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    SECURE_STEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def manifest(self) -> Global___RunManifest: ...
     @_builtins.property
@@ -76,6 +77,8 @@ class Directive(_message.Message):
     def wait(self) -> Global___Wait: ...
     @_builtins.property
     def finished(self) -> Global___Finished: ...
+    @_builtins.property
+    def secure_step(self) -> Global___SecureStep: ...
     def __init__(
         self,
         *,
@@ -84,12 +87,13 @@ class Directive(_message.Message):
         evaluate: Global___Evaluate | None = ...,
         wait: Global___Wait | None = ...,
         finished: Global___Finished | None = ...,
+        secure_step: Global___SecureStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "kind", b"kind", "manifest", b"manifest", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "kind", b"kind", "manifest", b"manifest", "secure_step", b"secure_step", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "kind", b"kind", "manifest", b"manifest", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "kind", b"kind", "manifest", b"manifest", "secure_step", b"secure_step", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["manifest", "train", "evaluate", "wait", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["manifest", "train", "evaluate", "wait", "finished", "secure_step"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -104,8 +108,11 @@ class Train(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     deadline_ms: _builtins.int
     """Time left when the directive was sent; a node measures it on its own monotonic clock."""
+    delivery: _builtins.bytes
+    """Secure runs only: commits of all sites that shared, and the boxes for this site (fedmentor.secagg.messages.Delivery)."""
     @_builtins.property
     def round(self) -> Global___RoundRef: ...
     @_builtins.property
@@ -116,14 +123,113 @@ class Train(_message.Message):
         round: Global___RoundRef | None = ...,
         model: Global___ModelRef | None = ...,
         deadline_ms: _builtins.int = ...,
+        delivery: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "model", b"model", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "delivery", b"delivery", "model", b"model", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Train: _TypeAlias = Train  # noqa: Y015
+
+@_typing.final
+class SecureStep(_message.Message):
+    """Secure runs only: answer this step of an attempt with AnswerStep before the deadline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Name:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _NameEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SecureStep._Name.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        NAME_UNSPECIFIED: SecureStep._Name.ValueType  # 0
+        NAME_ADVERTISE: SecureStep._Name.ValueType  # 1
+        NAME_SHARE: SecureStep._Name.ValueType  # 2
+        NAME_CONSENT: SecureStep._Name.ValueType  # 3
+        NAME_REVEAL: SecureStep._Name.ValueType  # 4
+
+    class Name(_Name, metaclass=_NameEnumTypeWrapper): ...
+    NAME_UNSPECIFIED: SecureStep.Name.ValueType  # 0
+    NAME_ADVERTISE: SecureStep.Name.ValueType  # 1
+    NAME_SHARE: SecureStep.Name.ValueType  # 2
+    NAME_CONSENT: SecureStep.Name.ValueType  # 3
+    NAME_REVEAL: SecureStep.Name.ValueType  # 4
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    deadline_ms: _builtins.int
+    name: Global___SecureStep.Name.ValueType
+    message: _builtins.bytes
+    """Advertise: the audit root, 32 bytes. Share: all adverts. Consent: the survivors. Reveal: all consents.
+    Canonical forms of fedmentor.secagg.messages: signatures are over exactly these bytes.
+    """
+    @_builtins.property
+    def round(self) -> Global___RoundRef: ...
+    @_builtins.property
+    def model(self) -> Global___ModelRef: ...
+    def __init__(
+        self,
+        *,
+        round: Global___RoundRef | None = ...,
+        model: Global___ModelRef | None = ...,
+        deadline_ms: _builtins.int = ...,
+        name: Global___SecureStep.Name.ValueType = ...,
+        message: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "round", b"round"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "message", b"message", "model", b"model", "name", b"name", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecureStep: _TypeAlias = SecureStep  # noqa: Y015
+
+@_typing.final
+class StepAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: Global___SecureStep.Name.ValueType
+    message: _builtins.bytes
+    @_builtins.property
+    def round(self) -> Global___RoundRef: ...
+    def __init__(
+        self,
+        *,
+        round: Global___RoundRef | None = ...,
+        name: Global___SecureStep.Name.ValueType = ...,
+        message: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepAnswer: _TypeAlias = StepAnswer  # noqa: Y015
+
+@_typing.final
+class StepAck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepAck: _TypeAlias = StepAck  # noqa: Y015
 
 @_typing.final
 class Evaluate(_message.Message):
@@ -313,11 +419,14 @@ class UpdateHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of the ring words, little-endian."""
     size_bytes: _builtins.int
     base_model: _builtins.str
     """Digest of the model that the update is a delta from."""
+    masked: _builtins.bytes
+    """Secure runs only: the site's signature over what the masked words are (fedmentor.secagg.messages.UploadHeader)."""
     @_builtins.property
     def round(self) -> Global___RoundRef: ...
     def __init__(
@@ -327,10 +436,11 @@ class UpdateHeader(_message.Message):
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         base_model: _builtins.str = ...,
+        masked: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "round", b"round", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "masked", b"masked", "round", b"round", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,11 @@ class FederationStub:
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdatePart.SerializeToString,
                 response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdateState.FromString,
                 _registered_method=True)
+        self.AnswerStep = channel.unary_unary(
+                '/fedmentor.wire.v1.Federation/AnswerStep',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAnswer.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAck.FromString,
+                _registered_method=True)
         self.ReportScores = channel.unary_unary(
                 '/fedmentor.wire.v1.Federation/ReportScores',
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Scores.SerializeToString,
@@ -97,6 +102,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnswerStep(self, request, context):
+        """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportScores(self, request, context):
         """Reports how the global model of a round did on the site's own held-out patients.
         """
@@ -126,6 +138,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.SendUpdate,
                     request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdatePart.FromString,
                     response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdateState.SerializeToString,
+            ),
+            'AnswerStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerStep,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAnswer.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAck.SerializeToString,
             ),
             'ReportScores': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportScores,
@@ -243,6 +260,33 @@ class Federation:
             '/fedmentor.wire.v1.Federation/SendUpdate',
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdatePart.SerializeToString,
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.UpdateState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmentor.wire.v1.Federation/AnswerStep',
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAnswer.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAck.FromString,
             options,
             channel_credentials,
             insecure,

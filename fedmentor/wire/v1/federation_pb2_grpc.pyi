@@ -45,6 +45,8 @@ class FederationStub:
     """Announces an update and asks where to go on: the offset already stored, or the receipt if it is already accepted."""
     SendUpdate: _grpc.StreamUnaryMultiCallable[_federation_pb2.UpdatePart, _federation_pb2.UpdateState]
     """Sends the update's bytes from that offset. The first message carries the header, the others chunks of at most 1 MiB."""
+    AnswerStep: _grpc.UnaryUnaryMultiCallable[_federation_pb2.StepAnswer, _federation_pb2.StepAck]
+    """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
     ReportScores: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Scores, _federation_pb2.ScoresAck]
     """Reports how the global model of a round did on the site's own held-out patients."""
 
@@ -65,6 +67,8 @@ class FederationAsyncStub(FederationStub):
     """Announces an update and asks where to go on: the offset already stored, or the receipt if it is already accepted."""
     SendUpdate: _aio.StreamUnaryMultiCallable[_federation_pb2.UpdatePart, _federation_pb2.UpdateState]  # type: ignore[assignment]
     """Sends the update's bytes from that offset. The first message carries the header, the others chunks of at most 1 MiB."""
+    AnswerStep: _aio.UnaryUnaryMultiCallable[_federation_pb2.StepAnswer, _federation_pb2.StepAck]  # type: ignore[assignment]
+    """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
     ReportScores: _aio.UnaryUnaryMultiCallable[_federation_pb2.Scores, _federation_pb2.ScoresAck]  # type: ignore[assignment]
     """Reports how the global model of a round did on the site's own held-out patients."""
 
@@ -106,6 +110,14 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.UpdateState, _abc.Awaitable[_federation_pb2.UpdateState]]:
         """Sends the update's bytes from that offset. The first message carries the header, the others chunks of at most 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def AnswerStep(
+        self,
+        request: _federation_pb2.StepAnswer,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.StepAck, _abc.Awaitable[_federation_pb2.StepAck]]:
+        """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
 
     @_abc_1.abstractmethod
     def ReportScores(
