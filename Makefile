@@ -20,7 +20,7 @@ QUOTED_DATA := "$(patsubst ~/%,$(HOME)/%,$(DATA))"
 DEMO_ARGS := $(if $(DATA),--data $(QUOTED_DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; install one, or call make PYTHON=/path/to/python3.11" >&2; exit 3; }
@@ -34,6 +34,27 @@ install: $(VENV)/.installed  ## make .venv with the pinned versions
 
 demo: install  ## the main job: teacher, distillation, four sites and a coordinator; DATA=DIR for real images
 	@fedmentor demo --out runs/demo $(DEMO_ARGS)
+
+# Environment for the script that drives the containers; it needs Python and an engine, no .venv.
+CONTAINERS := DATA=$(QUOTED_DATA) ROUNDS="$(ROUNDS)" $(PYTHON) deploy/containers.py
+
+images:  ## build the container images and print their sizes
+	@$(CONTAINERS) images
+
+up:  ## the same job as containers with Docker Compose; DATA=DIR for real images
+	@$(CONTAINERS) up
+
+down:  ## remove the containers, networks and volumes of make up
+	@$(CONTAINERS) down
+
+logs:  ## follow what the containers say
+	@$(CONTAINERS) logs
+
+token:  ## print the token of make up's teacher
+	@$(CONTAINERS) token
+
+test-containers: install  ## make up for real: digests, kills, networks, locks (20 minutes on 2 cores; needs a container engine)
+	@pytest -m containers tests/containers
 
 test: install  ## every test that needs no container engine and no GPU
 	@pytest
@@ -77,4 +98,4 @@ constraints:  ## resolve the pinned versions again: make constraints PYTHONS="py
 clean:  ## remove everything that can be made again
 	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install demo test lint stubs check-stubs schema bench faults constraints clean
+.PHONY: help install images up down logs token test-containers demo test lint stubs check-stubs schema bench faults constraints clean

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from fed_node.dp import PrivateTraining, per_sample_gradients, prv_epsilon, train_privately
 from fed_node.ledger.ledger import BudgetPolicy, LedgerPorts, PrivacyLedger, Spend
 from fed_node.ledger.sqlite import FileAnchor, SqliteStore, site_key
-from fed_node.noise import KeyStream
 from fed_node.student.losses import Targets, segmentation_loss
 from fed_node.student.samples import StudentData
 from fed_node.student.sm_lite import SmLite, new_student
@@ -36,6 +35,7 @@ from fedmentor.clock import SystemClock
 from fedmentor.federation import TrainingPlan
 from fedmentor.ids import Digest, Round, RunId, SiteId
 from fedmentor.privacy.accounting import Segment, rdp_epsilon
+from fedmentor.privacy.noise import KeyStream
 from fedmentor.privacy.plan import PrivacyPlan, calibrate
 
 PATIENTS = 48

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.audit.notary import Notary, open_notary
 from coordinator.certificate import LiveCertificate
 from coordinator.config import CoordinatorSettings
 from coordinator.events import Event, Observer, PhaseEntered
@@ -20,7 +22,10 @@ from coordinator.phases.phase import Context, PhaseLimits
 from coordinator.ports import ServicePorts
 from coordinator.presence import Presence
 from coordinator.progress import Progress, TrafficMeter
+from coordinator.renewal import keep_renewing
 from coordinator.report import RoundReport, RunReport, read_report, write_report
+from coordinator.revocations import LiveRevocations, watch
+from coordinator.secure import SecureRounds
 from coordinator.service import CoordinatorService
 from coordinator.servicer import THREADS_PER_SITE, CallLimits, Servicer, start_server
 from coordinator.state import PhaseName, RunState
@@ -28,16 +33,21 @@ from coordinator.store.journal import COORDINATOR, Journal, Transaction
 from coordinator.store.lock import state_lock
 from coordinator.store.models import ModelStore
 from coordinator.store.spool import Spool
-from coordinator.store.sqlite import SqliteJournal
+from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
+from fedmentor.audit import Fields
 from fedmentor.clock import Clock, SystemClock
-from fedmentor.errors import ConfigError
+from fedmentor.errors import BrokenStore, ConfigError
 from fedmentor.federation import RunManifest, manifest_from_bytes
+from fedmentor.identity.enrolment import Place
+from fedmentor.identity.names import Peer
+from fedmentor.identity.renewal import Door, Renewals
+from fedmentor.identity.revocation import RevocationList
 from fedmentor.ids import Attempt, Round
 from fedmentor.models import write_atomically
+from fedmentor.privacy.noise import Entropy
 from fedmentor.signals import ending_signals
 from fedmentor.wire.channel import server_credentials
 
-JOURNAL_FILE = "journal.sqlite"
 SPOOL_FOLDER = "spool"
 MODELS_FOLDER = "models"
 
@@ -68,6 +78,8 @@ class EngineParts:
         clock: time for deadlines and records.
         limits: the operator's time bounds.
         observe: is told what happens.
+        notary: signs checkpoints of the audit chain; None where this federation has no signing keys.
+        entropy: gives the seeds of central noise; injected by simulations.
     """
 
     state: Path
@@ -75,14 +87,26 @@ class EngineParts:
     clock: Clock
     limits: PhaseLimits
     observe: Observer
+    notary: Notary | None = None
+    entropy: Entropy = os.urandom
 
 
 @dataclass(frozen=True)
 class Rim:
-    """What a transport needs beside the service: the certificate, and who is told what happens."""
+    """What a transport needs beside the service: certificate, deny-list, time, and who is told what happens."""
 
     certificate: LiveCertificate
+    revocations: LiveRevocations
+    clock: Clock
     observe: Observer
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Who is told of a run's beginning, with the bound address, and of its end."""
+
+    started: Callable[[str], None]
+    ended: Callable[[], None]
 
 
 def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engine:
@@ -110,22 +134,29 @@ def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engi
         )
     spool = Spool(parts.state / SPOOL_FOLDER)
     progress, presence, meter = Progress(journal, parts.clock), Presence(manifest.roster, parts.clock), TrafficMeter()
-    context = Context(manifest, parts.limits, journal, spool, models, presence, meter, parts.clock)
     woken = threading.Event()
-    ports = ServicePorts(journal, spool, models, parts.clock, progress, presence, meter, parts.observe)
-    service = CoordinatorService(manifest, ports, woken.set)
+    ports = ServicePorts(journal, spool, models, parts.clock, progress, presence, meter, parts.observe, parts.notary)
+    secure = SecureRounds(manifest, ports) if manifest.secure else None
+    context = Context(
+        manifest, parts.limits, journal, spool, models, presence, meter, parts.clock, secure, parts.notary, parts.entropy
+    )
+    service = CoordinatorService(manifest, ports, woken.set, secure)
     driver = Driver(context, progress, service.notify, parts.observe, woken)
     return Engine(service, driver, journal)
 
 
 def run_coordinator(
-    settings: CoordinatorSettings, show_round: Callable[[RoundReport, RunReport], None], show_start: Callable[[str, bool], None]
+    settings: CoordinatorSettings,
+    show_round: Callable[[RoundReport, RunReport], None],
+    show_start: Callable[[str, bool], None],
+    show_end: Callable[[RunReport], None],
 ) -> RunReport | None:
-    """Run one coordinator until its run is over, or until a signal asks it to end.
+    """Run one coordinator until its run is over (with ``settings.stay``: on), or until a signal asks it to end.
 
     Args:
         show_round: is given each round once it is published, and the last model's scores at the end.
         show_start: is given the bound address and whether an earlier run goes on.
+        show_end: is given the report once the run is over.
 
     Returns:
         The report of a run that is over, also where it was over before; None where it was stopped before that.
@@ -135,6 +166,7 @@ def run_coordinator(
         PortInUse: the address or the metrics port is taken.
     """
     manifest = read_manifest(settings.manifest)
+    notary = open_notary(settings.certificates)
     _make_private(settings.state)
     clock = SystemClock()
     with ExitStack() as stack:
@@ -147,15 +179,20 @@ def run_coordinator(
         metrics = Metrics()
         publisher = _Publisher(settings.state, journal, metrics, show_round)
         observe = _all_of(log, metrics.observe, publisher.observe)
-        engine = build_engine(manifest, settings.model, EngineParts(settings.state, journal, clock, settings.limits, observe))
+        engine = build_engine(
+            manifest, settings.model, EngineParts(settings.state, journal, clock, settings.limits, observe, notary)
+        )
         before = engine.report()
         publisher.begin(before)
-        if before.outcome is not None:
+        if before.outcome is not None and not settings.stay:
+            show_end(before)
             return before
-        stack.enter_context(served(metrics, settings.metrics_port))
+        stack.enter_context(served(metrics, settings.metrics_port, settings.metrics_host))
         resumed = before.audit_records > 1
-        rim = Rim(LiveCertificate(settings.certificates, clock, observe), observe)
-        over = asyncio.run(_serve(engine, settings, rim, lambda address: show_start(address, resumed)))
+        certificate = LiveCertificate(settings.certificates, clock, observe)
+        rim = Rim(certificate, LiveRevocations(settings.certificates, certificate.federation, observe), clock, observe)
+        show = Shown(lambda address: show_start(address, resumed), lambda: show_end(engine.report()))
+        over = asyncio.run(_serve(engine, settings, rim, show))
         return engine.report() if over else None
 
 
@@ -190,27 +227,60 @@ def _make_private(folder: Path) -> None:
         ) from error
 
 
-async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, started: Callable[[str], None]) -> bool:
-    """Serve while the driver drives; True if the run is over, False if a signal came first."""
-    loop, sites = asyncio.get_running_loop(), len(engine.service.manifest.roster)
-    # One for the driver, one to spare for the event loop's own use (names of hosts).
-    loop.set_default_executor(ThreadPoolExecutor(THREADS_PER_SITE * sites + 2, "coordinator"))
+async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, show: Shown) -> bool:
+    """Serve while the driver drives, and after it where the operator wants that; True if the run is over."""
+    loop, sites, asked_to_end = asyncio.get_running_loop(), len(engine.service.manifest.roster), asyncio.Event()
+
+    def end() -> None:
+        engine.driver.stop()
+        asked_to_end.set()
+
+    # One each for the driver, the deny-list, the renewal of the certificate, and the event loop's own use (names of hosts).
+    loop.set_default_executor(ThreadPoolExecutor(THREADS_PER_SITE * sites + 4, "coordinator"))
     limits = CallLimits(settings.calls_per_site, settings.uploads_per_site, settings.transfer_seconds)
     servicer = Servicer(engine.service, rim.certificate.federation, limits, rim.observe, engine.driver.fail)
     tls = server_credentials(rim.certificate.current, rim.certificate.renewed)
     # Twice what the sites may have: calls over a site's own limit are there, too, for the moment that it takes to refuse them.
     calls = 2 * settings.calls_per_site * sites
+    if rim.revocations.current is not None:
+        servicer.open_calls.deny(rim.revocations.current)
     async with AsyncExitStack() as stack:
         server, address = await start_server(servicer, settings.listen, tls, calls)
         stack.push_async_callback(server.stop, settings.stop_grace_seconds)
         stack.callback(engine.service.close)
+        denying = loop.create_task(_keep_denying(engine, servicer, rim))
+        stack.callback(denying.cancel)
+        if settings.registrar is not None:
+            place = Place(settings.certificates, Peer(rim.certificate.federation, None))
+            renewing = loop.create_task(keep_renewing(Renewals(place, Door(settings.registrar), rim.clock), rim.observe))
+            stack.callback(renewing.cancel)
         for number in ending_signals():
-            loop.add_signal_handler(number, engine.driver.stop)
+            loop.add_signal_handler(number, end)
         if settings.ready_file:
             stack.callback(settings.ready_file.unlink, missing_ok=True)
             write_atomically(settings.ready_file, f"{address}\n".encode())
-        started(address)
-        return await asyncio.to_thread(engine.driver.drive)
+        show.started(address)
+        over = await asyncio.to_thread(engine.driver.drive)
+        if over:
+            show.ended()
+            if settings.stay:
+                await asked_to_end.wait()
+        return over
+
+
+async def _keep_denying(engine: Engine, servicer: Servicer, rim: Rim) -> None:
+    """Keep the deny-list up to date; every list that comes into force is noted in the audit trail."""
+
+    def record(revoked: RevocationList) -> None:
+        fields: Fields = {"version": revoked.version, "serials": len(revoked.serials), "keys": len(revoked.keys)}
+        try:
+            engine.journal.run_tx("deny_list", lambda tx: tx.audit(COORDINATOR, "deny_list", fields))
+        except BrokenStore as error:
+            engine.driver.fail(error)
+
+    if rim.revocations.current is not None:
+        await asyncio.to_thread(record, rim.revocations.current)
+    await watch(rim.revocations, servicer.open_calls, record, rim.clock)
 
 
 class _Publisher:

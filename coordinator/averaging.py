@@ -7,7 +7,7 @@ the same ring, so secure aggregation needs no other path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,15 +71,9 @@ def mean_blocks(sources: Sequence[WordSource], parameters: int, block_words: int
         yield weighted_mean(np.concatenate((block, weight)))
 
 
-def next_model(
-    model: ParameterSource, sources: Sequence[WordSource], parameters: int, block_words: int = BLOCK_WORDS
-) -> Iterator[FloatVector]:
-    """The next global model, ``model + weighted mean of the deltas``, as consecutive float32 blocks.
-
-    Raises:
-        UpdateRejected: the summed weight is not positive.
-    """
+def changed(model: ParameterSource, change: Iterable[FloatVector]) -> Iterator[FloatVector]:
+    """A model plus a change that comes in consecutive blocks, as consecutive float32 blocks."""
     start = 0
-    for mean in mean_blocks(sources, parameters, block_words):
-        yield model.parameters(start, start + mean.size) + mean
-        start += mean.size
+    for block in change:
+        yield model.parameters(start, start + block.size) + block
+        start += block.size

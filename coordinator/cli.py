@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coordinator.cli_defences import defence_options
+from fedmentor.cli.enrol import enrol_coordinator, renew_coordinator
+
 if TYPE_CHECKING:
     from coordinator.report import RoundReport, RunReport
 
@@ -20,18 +23,25 @@ def coordinator() -> None:
     """Run the rounds of a federation and publish its models."""
 
 
+coordinator.add_command(enrol_coordinator)
+coordinator.add_command(renew_coordinator)
+
+
 @coordinator.command()
 @click.option("--manifest", type=_FILE, help="The run's rules, from `coordinator manifest`.")
 @click.option("--model", type=_FOLDER, help="Model 0: a folder with model.safetensors and model.json.")
 @click.option("--state", type=_FOLDER, help="Folder for journal, spool, models and report; the same one resumes a run.")
 @click.option("--certificates", type=_FOLDER, help="Folder with ca.pem and coordinator/.")
 @click.option("--listen", metavar="HOST:PORT", help="Address for the sites; port 0 takes a free one.  [default: 127.0.0.1:8443]")
-@click.option("--metrics", "metrics_port", type=int, metavar="PORT", help="Prometheus metrics on 127.0.0.1.")
+@click.option("--registrar", metavar="HOST:PORT", help="Where the registrar takes requests: renews the certificate in time.")
+@click.option("--metrics", "metrics_port", type=int, metavar="PORT", help="Prometheus metrics.")
+@click.option("--metrics-host", metavar="HOST", help="Address for the metrics.  [default: 127.0.0.1]")
 @click.option("--ready-file", type=_FILE, help="Written with the bound address once sites can connect.")
 @click.option("--log-file", type=_FILE, help="Where events go, instead of standard error.")
 @click.option("--straggler-grace", "straggler_grace_seconds", type=float, metavar="SECONDS", help="Wait for absent sites.")
 @click.option("--gather", "gather_seconds", type=float, metavar="SECONDS", help="Wait for a quorum of connected sites.")
 @click.option("--linger", "linger_seconds", type=float, metavar="SECONDS", help="Keep telling sites that the run is over.")
+@click.option("--stay", is_flag=True, default=None, help="Go on serving after the run's end, until stopped.")
 @click.option("--config", type=_FILE, help="Settings in TOML; options win over it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: FBT001 - click passes by name
@@ -45,11 +55,10 @@ def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: F
 
     settings = settings_of(config, arguments)
     screen = _JsonScreen() if as_json else _TextScreen()
-    report = run_coordinator(settings, screen.show_round, screen.show_start)
+    report = run_coordinator(settings, screen.show_round, screen.show_start, lambda over: screen.show_end(over, settings.state))
     if report is None:
         click.echo(f"stopped; the same command goes on with the run in {settings.state}", err=True)
         return EXIT_INTERRUPTED
-    screen.show_end(report, settings.state)
     if report.outcome != "completed":
         raise QuorumMissed(report.reason, cure="see why sites did not deliver, then begin a new run with another --state folder")
     return EXIT_OK
@@ -72,15 +81,32 @@ def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: F
 @click.option("--delta", type=float, help="With --epsilon: well under one over the number of patients.")
 @click.option("--patients", type=int, help="With --epsilon: training patients of the smallest site.")
 @click.option("--batch-patients", type=int, help="With --epsilon: patients drawn a step there, on average.")
-def manifest(folder: Path, sites: tuple[str, ...], out: Path, name: str, **options: Any) -> None:
+@click.option(
+    "--aggregation",
+    "mode",
+    type=click.Choice(["auto", "secagg", "plain", "plain+robust"]),
+    default="auto",
+    show_default=True,
+    help="secagg: the coordinator sees sums only. auto: secagg for 4 sites or more, unless something needs single updates.",
+)
+@click.option("--certificates", type=_FOLDER, help="For secagg: folder with the registrar's ca.pem, roster.json and roster.sig.")
+@defence_options
+def manifest(
+    folder: Path, sites: tuple[str, ...], out: Path, name: str, mode: str, certificates: Path | None, **options: Any
+) -> None:
     """Write the rules of a run, which every site pins at first contact."""
-    from coordinator.manifests import make_manifest, with_privacy
+    from coordinator.defences import ROBUST_MODE, with_defences
+    from coordinator.manifests import make_manifest, with_aggregation, with_privacy
+    from fedmentor.identity.roster import read_roster
     from fedmentor.models import write_atomically
 
-    chosen = with_privacy({key: value for key, value in options.items() if value is not None})
-    made = make_manifest(folder, name, sites, chosen)
+    chosen = with_defences(with_privacy({key: value for key, value in options.items() if value is not None}), mode)
+    mode = "plain" if mode == ROBUST_MODE else mode
+    read_keys = None if certificates is None else lambda: read_roster(certificates).signing_keys
+    made = make_manifest(folder, name, sites, with_aggregation(chosen, mode, sites, read_keys))
     write_atomically(out, made.to_bytes() + b"\n")
     click.echo(f"{out}: run {made.run}, {len(made.roster)} sites, {made.rounds} rounds, quorum {made.quorum}")
+    click.echo(f"the coordinator sees {'sums of the updates only' if made.secure else 'the update of every single site'}")
     click.echo(f"manifest {made.digest}")
 
 
@@ -100,6 +126,19 @@ def status(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes 
     click.echo(f"run {report.run}: {standing}{f' ({report.reason})' if report.reason else ''}")
     for entry in report.rounds:
         click.echo(round_line(entry, report.total_rounds))
+
+
+@coordinator.command()
+@click.option("--state", "folder", type=_FOLDER, required=True, help="State folder of a coordinator.")
+@click.option("--ready-file", type=_FILE, required=True, help="The running coordinator's --ready-file.")
+def health(folder: Path, ready_file: Path) -> None:
+    """Say whether a coordinator does its work: it takes connections of sites, and its run has not failed.
+
+    For health checks of containers and monitoring. Exit code 4: the run failed; 5: nobody listens.
+    """
+    from coordinator.health import check_health
+
+    click.echo(check_health(folder, ready_file))
 
 
 class _TextScreen:

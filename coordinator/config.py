@@ -31,11 +31,14 @@ class CoordinatorSettings(BaseModel):
         model: folder of model 0.
         state: folder for journal, spool, models and report; one coordinator at a time.
         certificates: folder with ``ca.pem`` and ``coordinator/``.
+        registrar: ``host:port`` where the registrar takes requests; None: files are carried, or `coordinator renew` is called.
         listen: ``host:port``; port 0 takes a free one.
-        metrics_port: Prometheus metrics on loopback; 0 takes a free port, None has none.
+        metrics_port: Prometheus metrics; 0 takes a free port, None has none.
+        metrics_host: address or name that they are served on; they are not encrypted, so keep it loopback or a private network.
         ready_file: written with the bound address once sites can connect.
         log_file: where events go; None is standard error.
         gather_seconds, straggler_grace_seconds, linger_seconds: see coordinator.phases.phase.PhaseLimits.
+        stay: go on serving once the run is over, until a signal comes: sites that come late are told, metrics can be read.
         stop_grace_seconds: how long calls under way may go on when the coordinator stops.
         calls_per_site: concurrent calls of one site, streams included.
         uploads_per_site: concurrent uploads of one site.
@@ -48,13 +51,16 @@ class CoordinatorSettings(BaseModel):
     model: Path
     state: Path
     certificates: Path
+    registrar: Annotated[str, AfterValidator(_address)] | None = None
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8443"
     metrics_port: int | None = Field(None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
     ready_file: Path | None = None
     log_file: Path | None = None
     gather_seconds: float = Field(86_400.0, gt=0)
     straggler_grace_seconds: float = Field(30.0, ge=0)
     linger_seconds: float = Field(30.0, ge=0)
+    stay: bool = False
     stop_grace_seconds: float = Field(5.0, ge=0)
     calls_per_site: int = Field(8, ge=2)
     uploads_per_site: int = Field(2, ge=1)

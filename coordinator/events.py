@@ -55,6 +55,15 @@ class UpdateRefused:
 
 
 @dataclass(frozen=True)
+class SatOut:
+    """A site says that nothing is to come from it in an attempt, and why in its own words."""
+
+    site: SiteId
+    round: RoundRef
+    reason: str
+
+
+@dataclass(frozen=True)
 class ScoresReported:
     """A site scored the model of a round for the first time."""
 
@@ -84,15 +93,42 @@ class CertificateRefused:
     reason: str
 
 
+@dataclass(frozen=True)
+class RenewalFailed:
+    """The registrar gave no new certificate; the one in use stays, and the registrar is asked again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class DenyListChanged:
+    """A newer deny-list is in force: so many serials and keys are refused, and calls of theirs that were open have ended."""
+
+    version: int
+    serials: int
+    keys: int
+
+
+@dataclass(frozen=True)
+class DenyListRefused:
+    """The deny-list in the certificates' folder cannot be used; the last one that could stays in force."""
+
+    reason: str
+
+
 Event = (
     PhaseEntered
     | SiteConnected
     | SiteLeft
     | UpdateAccepted
     | UpdateRefused
+    | SatOut
     | ScoresReported
     | CallFailed
     | CertificateRenewed
     | CertificateRefused
+    | RenewalFailed
+    | DenyListChanged
+    | DenyListRefused
 )
 Observer = Callable[[Event], None]

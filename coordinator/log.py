@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.events import CallFailed, CertificateRefused, Observer, UpdateRefused
+from coordinator.events import CallFailed, CertificateRefused, DenyListRefused, Observer, RenewalFailed, UpdateRefused
 from fedmentor.log import event_logger
 
-_WARNINGS = (UpdateRefused, CallFailed, CertificateRefused)
+_WARNINGS = (UpdateRefused, CallFailed, CertificateRefused, DenyListRefused, RenewalFailed)
 
 
 @contextmanager

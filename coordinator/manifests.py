@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,18 @@ from pydantic import ValidationError
 
 from fedmentor.errors import ConfigError
 from fedmentor.federation import RunManifest, TrainingPlan
-from fedmentor.ids import run_id, site_id
+from fedmentor.ids import SiteId, run_id, site_id
 from fedmentor.models import load_model
 from fedmentor.privacy.plan import plan_privacy
+from fedmentor.secagg.plan import plan_secure
 from fedmentor.settings import first_fault
 from fedmentor.tensors import spec_of
+
+SECURE_FROM = 4
+"""Sites from which on a run aggregates securely unless it is told otherwise: of three, none may be lost in any attempt."""
+
+NEED_SINGLE_UPDATES = ("robust", "central_privacy")
+"""Parts of a manifest for which the coordinator has to see single updates."""
 
 PRIVACY_OPTIONS = ("epsilon", "delta", "patients", "batch_patients")
 
@@ -38,6 +45,39 @@ def with_privacy(options: Mapping[str, Any]) -> dict[str, Any]:
     promise = given["epsilon"], given["delta"]
     plan = plan_privacy(promise, given["patients"], given["batch_patients"], options["rounds"])
     return rest | {"privacy": plan}
+
+
+def with_aggregation(
+    options: Mapping[str, Any], mode: str, sites: Collection[str], read_keys: Callable[[], Mapping[SiteId, bytes]] | None
+) -> dict[str, Any]:
+    """Options with the plan of secure aggregation where the run is to have one.
+
+    Args:
+        options: ``quorum`` among them, where it is not the usual one.
+        mode: ``secagg``; ``plain``; or ``auto``: secagg from SECURE_FROM sites on, unless something needs single updates.
+        sites: every site of the run.
+        read_keys: reads the signing keys on the registrar's roster; None where no roster was given.
+
+    Raises:
+        ConfigError: no roster was given, or a site is not on it.
+        ProtocolRefused: too few sites to aggregate securely.
+    """
+    sites = sorted(set(sites))
+    if mode == "auto":
+        mode = "plain" if len(sites) < SECURE_FROM or any(name in options for name in NEED_SINGLE_UPDATES) else "secagg"
+    if mode == "plain":
+        return dict(options)
+    if read_keys is None:
+        raise ConfigError(
+            "the sites' signing keys are needed, so that the coordinator never sees the update of a single site",
+            cure="give --certificates DIR with the registrar's roster.json, or --aggregation plain to let it see them",
+        )
+    keys = read_keys()
+    for site in sites:
+        if site not in keys:
+            raise ConfigError(f"site {site} is not on the registrar's roster", cure="admit it first, or get the newest roster")
+    quorum = options.get("quorum", RunManifest.model_fields["quorum"].default)
+    return dict(options) | {"secure": plan_secure({site_id(site): keys[site_id(site)] for site in sites}, quorum=quorum)}
 
 
 def make_manifest(model: Path, run: str, sites: Iterable[str], options: Mapping[str, Any]) -> RunManifest:

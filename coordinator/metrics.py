@@ -1,7 +1,8 @@
-"""Prometheus metrics of one coordinator, from its events and reports; served on loopback only."""
+"""Prometheus metrics of one coordinator, from its events and reports; served on loopback unless its operator says otherwise."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from coordinator.events import Event, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
 from coordinator.report import RunReport
 from coordinator.state import PhaseName
-from fedmentor.errors import PortInUse
+from fedmentor.errors import ConfigError, PortInUse
 
 LOOPBACK = "127.0.0.1"
 
@@ -67,18 +68,21 @@ class Metrics:
 
 
 @contextmanager
-def served(metrics: Metrics, port: int | None) -> Iterator[int | None]:
+def served(metrics: Metrics, port: int | None, host: str = LOOPBACK) -> Iterator[int | None]:
     """Serve the metrics while the block runs; gives the bound port.
 
     Raises:
         PortInUse: another process has the port.
+        ConfigError: ``host`` is not an address or a name of this machine.
     """
     if port is None:
         yield None
         return
     try:
-        server, thread = start_http_server(port, LOOPBACK, metrics.registry)
+        server, thread = start_http_server(port, host, metrics.registry)
     except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigError(f"metrics cannot be served on {host}: {error.strerror}", cure="see --metrics-host") from error
         raise PortInUse(f"port {port} for metrics is in use", cure="give another one with --metrics") from error
     try:
         yield int(server.server_port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.audit.notary import Notary
 from coordinator.events import Observer
 from coordinator.presence import Presence
 from coordinator.progress import Progress, TrafficMeter
@@ -26,6 +27,7 @@ class ServicePorts:
         presence: which sites are there, and which have no part in the attempt in force.
         meter: counts payload bytes.
         observe: is told what happens.
+        notary: signs checkpoints of the audit chain; None where this federation has no signing keys.
     """
 
     journal: Journal
@@ -36,3 +38,4 @@ class ServicePorts:
     presence: Presence
     meter: TrafficMeter
     observe: Observer
+    notary: Notary | None = None

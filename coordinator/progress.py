@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from typing import Final
 
-from coordinator.state import RunState, Traffic
+from coordinator.state import PhaseName, RunState, Traffic
 from coordinator.store.journal import Journal, Transaction
 from fedmentor.clock import Clock
+from fedmentor.federation import StepName
 from fedmentor.ids import Round, SiteId
+
+SHORT_STEPS: Final = {
+    PhaseName.ADVERTISE: StepName.ADVERTISE,
+    PhaseName.SHARE: StepName.SHARE,
+    PhaseName.CONSENT: StepName.CONSENT,
+    PhaseName.REVEAL: StepName.REVEAL,
+}
+"""What sites say in the short phases of secure aggregation."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,9 @@ class Moment:
         phase_elapsed_s: running time of the phase until now.
         round_elapsed_s: running time of the round until now.
         delivered: sites whose update is accepted in this attempt.
-        scored: sites that have scored this round's model.
+        scored: sites that have scored this round's model; in the gate phase, the candidate for the next one.
+        answered: sites that have said what a short step of secure aggregation asks of them; empty in other phases.
+        set_aside: sites that have no part in the run any more.
     """
 
     state: RunState
@@ -32,6 +44,8 @@ class Moment:
     round_elapsed_s: float
     delivered: frozenset[SiteId]
     scored: frozenset[SiteId]
+    answered: frozenset[SiteId] = frozenset()
+    set_aside: frozenset[SiteId] = frozenset()
 
 
 class Progress:
@@ -69,12 +83,17 @@ class Progress:
 
 def _look(tx: Transaction) -> Moment:
     state = tx.state()
+    step = SHORT_STEPS.get(state.phase)
+    gate = state.phase is PhaseName.GATE
+    scores = tx.candidate_scores(Round(state.round + 1), state.attempt) if gate else tx.scores(state.round)
     return Moment(
         state=state,
         phase_elapsed_s=state.phase_elapsed_s,
         round_elapsed_s=state.round_elapsed_s,
         delivered=frozenset(update.site for update in tx.updates(state.round, state.attempt)),
-        scored=frozenset(scores.site for scores in tx.scores(state.round)),
+        scored=frozenset(one.site for one in scores),
+        answered=tx.answered(state.round, state.attempt, step) if step else frozenset(),
+        set_aside=frozenset(entry.site for entry in tx.set_aside()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from coordinator.store.journal import Transaction
 from fedmentor.errors import BrokenStore
 from fedmentor.federation import RunManifest
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
-from fedmentor.models import write_atomically
+from fedmentor.models import PrivacySpent, write_atomically
 
 REPORT_FILE = "report.json"
 
@@ -36,6 +37,16 @@ class SiteReport(BaseModel):
     hd95: float | None
 
 
+class GateReport(BaseModel):
+    """What the model gate said of the round's model; see fedmentor.gate."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    sites: int
+    dice_drop: float
+
+
 class RoundReport(BaseModel):
     """Model r on the sites, and the training from it.
 
@@ -47,10 +58,12 @@ class RoundReport(BaseModel):
         sites: scores of each site.
         attempt: the attempt that succeeded.
         accepted: sites whose update is in model r + 1.
-        weights: share of each of them; the shares sum to 1.
+        weights: share of each of them; the shares sum to 1. Empty in a secure run, where they are under the mask.
         published: digest of model r + 1.
         seconds: running time from opening to publication.
         bytes_up, bytes_down: payload of each site.
+        gate: what the model gate said; None where the manifest has none.
+        flags: why sites were flagged in the attempt; see fedmentor.robust.Flag.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +83,8 @@ class RoundReport(BaseModel):
     seconds: float | None = None
     bytes_up: dict[SiteId, int] = {}
     bytes_down: dict[SiteId, int] = {}
+    gate: GateReport | None = None
+    flags: dict[SiteId, tuple[str, ...]] = {}
 
 
 class RunReport(BaseModel):
@@ -82,6 +97,8 @@ class RunReport(BaseModel):
         model: digest of the model in force.
         audit_records, audit_head: length and last hash of the audit chain, to be noted elsewhere.
         rounds: finished rounds, then the one in force.
+        set_aside: sites that have no part in the run any more.
+        privacy: what the model in force claims; None where the run promises nothing.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,6 +117,8 @@ class RunReport(BaseModel):
     audit_records: int
     audit_head: Digest | None
     rounds: tuple[RoundReport, ...]
+    set_aside: tuple[SiteId, ...] = ()
+    privacy: PrivacySpent | None = None
 
 
 def read_report(tx: Transaction) -> RunReport:
@@ -112,9 +131,14 @@ def read_report(tx: Transaction) -> RunReport:
     if manifest is None:
         raise BrokenStore("the journal holds no run yet")
     state, scores, traffic = tx.state(), _by_round(tx.scores()), _by_round(tx.traffic())
+    conduct = _conduct(tx)
     rounds = [
-        round_report(
-            done.round, done.base_model, scores[done.round], traffic[done.round], done, tx.updates(done.round, done.attempt)
+        _with_conduct(
+            round_report(
+                done.round, done.base_model, scores[done.round], traffic[done.round], done, tx.updates(done.round, done.attempt)
+            ),
+            tx.shares(done.round, done.attempt),
+            conduct.get((done.round, done.attempt), _NOTHING_SAID),
         )
         for done in tx.rounds()
     ]
@@ -125,6 +149,8 @@ def read_report(tx: Transaction) -> RunReport:
         **_run_fields(manifest, state),
         audit_records=audit.records,
         audit_head=audit.hash if audit.records else None,
+        set_aside=tuple(entry.site for entry in tx.set_aside()),
+        privacy=manifest.privacy_spent(state.round) if state.round else None,
         rounds=tuple(rounds),
     )
 
@@ -155,12 +181,43 @@ def round_report(
         },
         attempt=done.attempt if done else None,
         accepted=tuple(update.site for update in updates),
-        weights={update.site: update.weight_word / total for update in updates},
+        weights={update.site: update.weight_word / total for update in updates} if total else {},
         published=done.model if done else None,
         seconds=done.seconds if done else None,
         bytes_up={counted.site: counted.bytes_up for counted in bytes_},
         bytes_down={counted.site: counted.bytes_down for counted in bytes_},
     )
+
+
+@dataclass(frozen=True)
+class _Conduct:
+    """What the journal says about the sites' conduct in one attempt."""
+
+    gate: GateReport | None = None
+    flags: Mapping[SiteId, tuple[str, ...]] = field(default_factory=dict)
+
+
+_NOTHING_SAID = _Conduct()
+
+
+def _conduct(tx: Transaction) -> dict[tuple[Round, Attempt], _Conduct]:
+    gates = {
+        (one.round, one.attempt): GateReport(passed=one.passed, sites=one.sites, dice_drop=one.drop) for one in tx.gate_records()
+    }
+    flags: defaultdict[tuple[Round, Attempt], dict[SiteId, tuple[str, ...]]] = defaultdict(dict)
+    for one in tx.flags():
+        mine = flags[one.round, one.attempt]
+        mine[one.site] = (*mine.get(one.site, ()), one.flag.value)
+    return {key: _Conduct(gates.get(key), flags.get(key, {})) for key in gates.keys() | flags.keys()}
+
+
+def _with_conduct(report: RoundReport, shares: Mapping[SiteId, float], conduct: _Conduct) -> RoundReport:
+    """The report of a finished round with what its rule and its gate did; of a void one, nobody's update is in the model."""
+    void = report.published == report.model
+    weights = shares or report.weights
+    accepted = tuple(site for site in report.accepted if site in weights) if weights else report.accepted
+    changes = {"gate": conduct.gate, "flags": dict(conduct.flags)}
+    return report.model_copy(update={**changes, "accepted": () if void else accepted, "weights": {} if void else dict(weights)})
 
 
 def patient_mean(values: Mapping[SiteId, float | None], scores: Mapping[SiteId, SiteScores]) -> float | None:
@@ -181,7 +238,9 @@ def write_report(folder: Path, report: RunReport) -> None:
 def round_line(report: RoundReport, total_rounds: int) -> str:
     """One line for people: round, sites, Dice, worst site, bytes up, seconds."""
     parts = [f"round {report.round}/{total_rounds}"]
-    if report.published:
+    if report.published == report.model:
+        parts.append("void")
+    elif report.published:
         parts.append(f"{len(report.accepted)} sites")
     if report.dice is not None:
         parts += [f"Dice {report.dice:.4f}", f"worst {report.worst_dice:.4f} ({report.worst_site})"]

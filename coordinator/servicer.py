@@ -1,7 +1,8 @@
 """The gRPC face of CoordinatorService: who calls, how much at once, and how errors leave. The one file here that knows gRPC calls.
 
 Identity: every call, the stream included, is made by whoever the one URI SAN of the peer's certificate names; the handshake has
-already checked that this federation's authority issued it for a client. Nothing in a message says who sent it.
+already checked that this federation's authority issued it for a client. Nothing in a message says who sent it. What the deny-list
+covers is refused on every call, and its calls under way end (coordinator.calls).
 Blocking work (files, fsync, SHA-256, SQLite) runs in threads, of which a site has few, as it has few calls: what one site does
 keeps no other one waiting.
 """
@@ -20,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from grpc import aio
 
+from coordinator.calls import OpenCalls
 from coordinator.events import CallFailed, Observer
 from coordinator.service import CoordinatorService
 from fedmentor.errors import (
@@ -31,7 +33,7 @@ from fedmentor.errors import (
     UpdateRejected,
 )
 from fedmentor.federation import Offset, UpdateHeader, UpdateState
-from fedmentor.identity.names import peer_of
+from fedmentor.identity.credentials import peer_of_client
 from fedmentor.ids import SiteId
 from fedmentor.wire import codec
 from fedmentor.wire.channel import SERVER_OPTIONS
@@ -39,8 +41,8 @@ from fedmentor.wire.status import INTERNAL_SENTENCE, status_of, trailing_metadat
 from fedmentor.wire.v1 import federation_pb2 as pb
 from fedmentor.wire.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
-_URI_PROPERTY = "peer_uri"
-"""SANs of type URI; the property with all SANs does not tell a URI from a DNS name that is spelt like one."""
+_CERTIFICATE_PROPERTY = "x509_pem_cert"
+"""The peer's whole certificate. Of its names alone gRPC for Python gives what stands before a zero byte."""
 
 _BUSY = "the coordinator cannot store anything at the moment"
 
@@ -75,6 +77,9 @@ class Servicer(FederationServicer):
         limits: what one site may have under way.
         observe: is told of failures that callers must not see.
         broken: is told of a failed disk, after which nothing may be acknowledged any more.
+
+    Attributes:
+        open_calls: what is under way, and what is denied.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Servicer(FederationServicer):
         self._limits = limits
         self._observe = observe
         self._broken = broken
+        self.open_calls = OpenCalls()
         self._calls: Counter[SiteId] = Counter()
         self._uploads: Counter[SiteId] = Counter()
         self._threads: defaultdict[SiteId, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(THREADS_PER_SITE))
@@ -122,12 +128,43 @@ class Servicer(FederationServicer):
                 state = await self._in_time(self._receive(site, request_iterator))
         return codec.state_to_wire(state)
 
+    async def AnswerStep(self, request: pb.StepAnswer, context: Context) -> pb.StepAck:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        async with self._answering("AnswerStep", context) as site:
+            answer = codec.answer_from_wire(request)
+            await self._in_thread(site, lambda: self._service.answer_step(site, answer))
+        return pb.StepAck()
+
+    async def SitOut(self, request: pb.SitOutNotice, context: Context) -> pb.SitOutAck:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        async with self._answering("SitOut", context) as site:
+            ref, reason = codec.sit_out_from_wire(request)
+            await self._in_thread(site, lambda: self._service.sit_out(site, ref, reason))
+        return pb.SitOutAck()
+
     async def ReportScores(self, request: pb.Scores, context: Context) -> pb.ScoresAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("ReportScores", context) as site:
             scores = codec.scores_from_wire(request)
             await self._in_thread(site, lambda: self._service.report_scores(site, scores))
         return pb.ScoresAck()
+
+    async def FetchAudit(self, request: pb.FetchAuditRequest, context: Context) -> None:  # type: ignore[override] # noqa: N802 - see above; the proto's name
+        """See federation.proto."""
+        async with self._answering("FetchAudit", context) as site:
+            await self._in_time(self._serve_audit(site, request.from_record, context))
+
+    async def Countersign(self, request: pb.Countersignature, context: Context) -> pb.CountersignAck:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        async with self._answering("Countersign", context) as site:
+            checkpoint, signature = codec.countersignature_from_wire(request)
+            await self._in_thread(site, lambda: self._service.countersign(site, checkpoint, signature))
+        return pb.CountersignAck()
+
+    async def _serve_audit(self, site: SiteId, from_record: int, context: Context) -> None:
+        pages = self._service.fetch_audit(site, from_record)
+        while page := await self._in_thread(site, lambda: next(pages, None)):
+            await context.write(codec.audit_page_to_wire(page))
 
     async def _serve_model(self, site: SiteId, request: pb.FetchModelRequest, context: Context) -> None:
         offset = request.offset
@@ -174,8 +211,10 @@ class Servicer(FederationServicer):
         """Who calls; whatever goes wrong inside leaves by the table of fedmentor.wire.status."""
         site: SiteId | None = None
         try:
-            site = self._site(context)
-            with _one_of_few(self._calls, site, self._limits.calls, "calls"):
+            (pem,) = context.auth_context()[_CERTIFICATE_PROPERTY]
+            site = self._site(pem)
+            self._service.admit(site)
+            with self.open_calls.entered(pem), _one_of_few(self._calls, site, self._limits.calls, "calls"):
                 yield site
         except CoordinatorUnreachable as error:
             # Without the error's name: at the site this is a broken line, to be tried again, not an answer.
@@ -192,14 +231,13 @@ class Servicer(FederationServicer):
             self._observe(CallFailed(call, site, traceback.format_exc()))
             await _abort(context, grpc.StatusCode.INTERNAL, INTERNAL_SENTENCE)
 
-    def _site(self, context: Context) -> SiteId:
+    def _site(self, pem: bytes) -> SiteId:
         """The site behind the peer's certificate.
 
         Raises:
-            IdentityRefused: not exactly one URI SAN, another federation's, or not a site's.
+            IdentityRefused: not of the form that the authority issues, another federation's, or not a site's.
         """
-        names = context.auth_context().get(_URI_PROPERTY, ())
-        peer = peer_of(bytes(name).decode(errors="replace") for name in names)
+        peer = peer_of_client(pem)
         if peer.federation != self._federation or peer.site is None:
             raise IdentityRefused("the certificate is not that of a site of this federation", cure="ask the registrar")
         return peer.site

@@ -14,8 +14,13 @@ class PhaseName(Enum):
 
     IDLE = "idle"
     OPEN = "open"
+    ADVERTISE = "advertise"
+    SHARE = "share"
     COLLECT = "collect"
+    CONSENT = "consent"
+    REVEAL = "reveal"
     AGGREGATE = "aggregate"
+    GATE = "gate"
     PUBLISH = "publish"
     EVALUATE = "evaluate"
     FAILURE = "failure"
@@ -57,7 +62,7 @@ class RunState:
 class AcceptedUpdate:
     """An update that is on disk and whose site holds, or may ask again for, the receipt.
 
-    ``weight_word`` is the last ring word (plain mode), ``weight * 2**fraction_bits``.
+    ``weight_word`` is the last ring word, ``weight * 2**fraction_bits``; 0 where the words are masked.
     """
 
     receipt: Receipt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from coordinator.directives import directive_for, same_order
+from coordinator.directives import Asked, directive_for, same_order
 from coordinator.events import Observer, SiteConnected, SiteLeft
 from coordinator.presence import Presence
 from coordinator.progress import Progress
@@ -64,6 +64,7 @@ class Streams:
         presence: is told who comes and goes.
         observe: is told the same, for the log.
         wake_driver: called when the driver should look again.
+        asked: what a site is sent in a phase of secure aggregation; None in a run without.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Streams:
         presence: Presence,
         observe: Observer,
         wake_driver: Callable[[], None],
+        asked: Asked | None = None,
     ) -> None:
         self.manifest = manifest
         self._progress = progress
         self._presence = presence
         self._observe = observe
         self._wake_driver = wake_driver
+        self._asked = asked
         self._lock = threading.Lock()
         self._open: dict[SiteId, Subscription] = {}
         self._closed = False
@@ -112,7 +115,7 @@ class Streams:
 
     def directive(self, site: SiteId) -> Directive:
         """The directive that is in force for a site."""
-        return directive_for(self.manifest, self._progress.now(), site)
+        return directive_for(self.manifest, self._progress.now(), site, self._asked)
 
     def told(self, site: SiteId) -> None:
         """The site was given its Finished."""

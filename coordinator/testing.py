@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coordinator.app import JOURNAL_FILE, Engine, EngineParts, build_engine
+from coordinator.app import Engine, EngineParts, build_engine
+from coordinator.audit.notary import Notary
+from coordinator.directives import directive_for
 from coordinator.events import Event
 from coordinator.phases.phase import PhaseLimits
 from coordinator.progress import Moment, Progress
 from coordinator.state import PhaseName
 from coordinator.store.journal import Journal
-from coordinator.store.sqlite import SqliteJournal
+from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
 from coordinator.streams import Subscription
-from fedmentor.federation import CHUNK_BYTES, Offset, Receipt, RoundRef, RunManifest, Scores, UpdateHeader, UpdateState
+from fedmentor.federation import CHUNK_BYTES, Evaluate, Offset, Receipt, RoundRef, RunManifest, Scores, UpdateHeader, UpdateState
 from fedmentor.ids import Digest, RunId, SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
+from fedmentor.privacy.noise import Entropy
 from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import sha256_hex, spec_of
 from fedmentor.testing.clock import ManualClock
@@ -69,7 +73,16 @@ class ToyFederation:
         events: everything that was observed, over all restarts.
     """
 
-    def __init__(self, folder: Path, *, journal: Journal | None = None, limits: PhaseLimits = LIMITS, **manifest: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        journal: Journal | None = None,
+        limits: PhaseLimits = LIMITS,
+        entropy: Entropy = os.urandom,
+        notary: Notary | None = None,
+        **manifest: Any,
+    ) -> None:
         self.clock = ManualClock()
         self.events: list[Event] = []
         self.model_folder = folder / "model"
@@ -77,7 +90,9 @@ class ToyFederation:
         self.state.mkdir(parents=True, exist_ok=True)
         self.manifest = toy_manifest(toy_model(self.model_folder), **manifest)
         self._limits = limits
+        self._entropy = entropy
         self._journal = journal
+        self._notary = notary
         self._streams: dict[SiteId, Subscription] = {}
         self.engine = self._build()
 
@@ -142,6 +157,15 @@ class ToyFederation:
         scores = Scores(self.ref, self.moment.state.model, 4, 5, dice, dice / 2, float("nan"))
         self.engine.service.report_scores(SiteId(site), scores)
 
+    def score_candidate(self, site: str, dice: float = 0.5) -> None:
+        """Report a site's scores of the model that the gate looks at, as the directive asks for them."""
+        match directive_for(self.manifest, self.moment, SiteId(site)):
+            case Evaluate(ref, model):
+                scores = Scores(ref, model.digest, 4, 5, dice, dice / 2, float("nan"))
+                self.engine.service.report_scores(SiteId(site), scores)
+            case _:
+                raise AssertionError("the site is not asked to score a candidate")
+
     def play(self, sites: Iterable[str] | None = None) -> None:
         """Let these sites, or all, take part until the run is over or waits for somebody else."""
         chosen = list(sites or self.manifest.roster)
@@ -153,6 +177,8 @@ class ToyFederation:
                     state = self.send(site)
                     if isinstance(state, Offset):
                         raise AssertionError("an in-process upload was not accepted")
+                if phase is PhaseName.GATE and site not in before.scored:
+                    self.score_candidate(site)
                 if phase is PhaseName.EVALUATE and site not in before.scored:
                     self.score(site)
             if self.settle() is phase and self.moment.state == before.state:
@@ -160,5 +186,5 @@ class ToyFederation:
 
     def _build(self) -> Engine:
         journal = self._journal or SqliteJournal(self.state / JOURNAL_FILE, self.clock)
-        parts = EngineParts(self.state, journal, self.clock, self._limits, self.events.append)
+        parts = EngineParts(self.state, journal, self.clock, self._limits, self.events.append, self._notary, entropy=self._entropy)
         return build_engine(self.manifest, self.model_folder, parts)

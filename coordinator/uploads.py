@@ -6,22 +6,19 @@ The receipt exists only once the words are fsynced in the spool and the row is c
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
-from coordinator.admission import check_offer, check_words
-from coordinator.events import UpdateAccepted, UpdateRefused
+from coordinator.admission import check_masked_words, check_offer, check_words
+from coordinator.events import UpdateAccepted
 from coordinator.ports import ServicePorts
+from coordinator.refusals import Refusals
+from coordinator.secure import SecureRounds
 from coordinator.state import AcceptedUpdate
 from coordinator.store.journal import Transaction, site_actor
 from fedmentor.audit import Fields
-from fedmentor.errors import DigestMismatch, LimitExceeded, UpdateConflict, UpdateRejected
+from fedmentor.errors import DigestMismatch, LimitExceeded, PolicyRefusal, RoundClosed, UpdateRejected
 from fedmentor.federation import CHUNK_BYTES, Offset, Receipt, RunManifest, UpdateHeader, UpdateState
 from fedmentor.ids import SiteId
-
-AUDITED_REFUSALS = 8
-"""Refusals of one site in one attempt that go into the audit chain; further ones only into the log: no site can fill the disk."""
 
 
 class Uploads:
@@ -30,18 +27,20 @@ class Uploads:
     Args:
         manifest: the run's rules.
         ports: the world.
+        secure: the protocol's side of it, in a run that aggregates securely.
     """
 
-    def __init__(self, manifest: RunManifest, ports: ServicePorts) -> None:
+    def __init__(self, manifest: RunManifest, ports: ServicePorts, secure: SecureRounds | None = None) -> None:
         self._manifest = manifest
         self._ports = ports
+        self._secure = secure
         self._locks = {site: threading.RLock() for site in manifest.roster}
-        self._refusals: Counter[tuple[SiteId, int, int]] = Counter()
+        self._refusals = Refusals(ports, "refuse_update")
 
     def offer(self, site: SiteId, header: UpdateHeader) -> UpdateState:
         """See CoordinatorService.offer_update."""
         with self._locks[site]:
-            with self._refusals_recorded(site, header):
+            with self._recorded(site, header):
                 receipt = self._receipt(site, header)
                 stored = 0 if receipt else self._ports.spool.stored(site, header)
             if receipt:
@@ -58,7 +57,7 @@ class Uploads:
 
     def finish(self, site: SiteId, header: UpdateHeader, *, resumed: bool) -> UpdateState:
         """See CoordinatorService.finish_update."""
-        with self._locks[site], self._refusals_recorded(site, header):
+        with self._locks[site], self._recorded(site, header):
             receipt = self._receipt(site, header)
             if receipt:
                 return receipt
@@ -68,14 +67,14 @@ class Uploads:
             weight_word = self._sealed(site, header, resumed=resumed)
             if weight_word is None:
                 return Offset(0)
-            receipt = self._ports.journal.run_tx("accept_update", lambda tx: self._accept(tx, site, header, weight_word))
+            receipt = self._accepted(site, header, weight_word)
         self._ports.observe(UpdateAccepted(site, header.round, header.sha256, header.size_bytes))
         return receipt
 
     def _sealed(self, site: SiteId, header: UpdateHeader, *, resumed: bool) -> int | None:
         """The weight word of an update that is now durable; None where resumed bytes were damaged. Whatever fails is dropped."""
         try:
-            weight_word = check_words(self._ports.spool.open(site, header), header, self._manifest.ring)
+            weight_word = self._weight_word(site, header)
             self._ports.spool.seal(site, header)
         except DigestMismatch as error:
             self._ports.spool.drop(site, header.sha256)
@@ -89,18 +88,40 @@ class Uploads:
             raise
         return weight_word
 
+    def _weight_word(self, site: SiteId, header: UpdateHeader) -> int:
+        words = self._ports.spool.open(site, header)
+        if self._secure is None:
+            return check_words(words, header, self._manifest.ring)
+        check_masked_words(words, header)
+        return 0  # it is under the mask
+
+    def _accepted(self, site: SiteId, header: UpdateHeader, weight_word: int) -> Receipt:
+        with self._secure.held() if self._secure else nullcontext():
+            try:
+                return self._ports.journal.run_tx("accept_update", lambda tx: self._accept(tx, site, header, weight_word))
+            except (PolicyRefusal, RoundClosed):
+                # What was checked before the words came may not hold any more, and masked words are of no use to another attempt.
+                if self._secure:
+                    self._ports.spool.drop(site, header.sha256)
+                raise
+
     def _receipt(self, site: SiteId, header: UpdateHeader) -> Receipt | None:
         return self._ports.journal.run_tx("check_offer", lambda tx: self._check(tx, site, header))
 
     def _check(self, tx: Transaction, site: SiteId, header: UpdateHeader) -> Receipt | None:
         mine = [update for update in tx.updates(header.round.round, header.round.attempt) if update.site == site]
-        return check_offer(self._manifest, tx.state(), site, header, mine[0] if mine else None)
+        receipt = check_offer(self._manifest, tx.state(), site, header, mine[0] if mine else None)
+        if receipt is None and any(entry.site == site for entry in tx.set_aside()):
+            raise RoundClosed(f"site {site} is set aside for the rest of the run")
+        return receipt
 
     def _accept(self, tx: Transaction, site: SiteId, header: UpdateHeader, weight_word: int) -> Receipt:
         stored = self._check(tx, site, header)
         if stored:
             return stored
         receipt = Receipt(header.round, site, header.sha256, self._ports.clock.now().isoformat())
+        if self._secure:
+            self._secure.take_upload(tx, site, header)
         tx.put_update(AcceptedUpdate(receipt, header.size_bytes, weight_word))
         fields: Fields = {
             "round": header.round.round,
@@ -112,19 +133,5 @@ class Uploads:
         tx.audit(site_actor(site), "accept_update", fields)
         return receipt
 
-    @contextmanager
-    def _refusals_recorded(self, site: SiteId, header: UpdateHeader) -> Iterator[None]:
-        try:
-            yield
-        except (UpdateRejected, UpdateConflict, LimitExceeded) as error:
-            kind, ref = type(error).__name__, header.round
-            self._ports.observe(UpdateRefused(site, ref, kind, error.message))
-            self._ports.presence.refuse(site, ref)
-            key = (site, ref.round, ref.attempt)
-            # A round that is not open has its own error, so these keys are bounded by rounds and attempts that were.
-            self._refusals[key] += 1
-            if self._refusals[key] <= AUDITED_REFUSALS:
-                where: Fields = {"round": ref.round, "attempt": ref.attempt, "sha256": header.sha256}
-                fields = {**where, "kind": kind, "reason": error.message}
-                self._ports.journal.run_tx("refuse_update", lambda tx: tx.audit(site_actor(site), "refuse_update", fields))
-            raise
+    def _recorded(self, site: SiteId, header: UpdateHeader) -> AbstractContextManager[None]:
+        return self._refusals.recorded(site, header.round, {"sha256": header.sha256})

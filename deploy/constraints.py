@@ -41,7 +41,7 @@ def resolve(python: str) -> tuple[str, dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--only-binary", ":all:"]
-        subprocess.run([*command, "--report", str(report), TORCH, *requirements()], check=True, stdout=sys.stderr)  # noqa: S603 - arguments of our own
+        subprocess.run([*command, "--report", str(report), TORCH, *requirements()], check=True, stdout=sys.stderr)
         found = json.loads(report.read_text())
     versions = {entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"] for entry in found["install"]}
     return found["environment"]["python_version"], {

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fed_node.data.export_rules import ExportRules
 from fed_node.rules import PlanLimits
 from fedmentor.errors import ConfigError
 from fedmentor.ids import SiteId, site_id
@@ -28,6 +29,27 @@ def _address(text: str) -> str:
     return text
 
 
+class DicomConfig(BaseModel):
+    """What of a PACS export is used, where ``data`` is one; see fed_node.data.export_rules.ExportRules.
+
+    Attributes:
+        modalities: values of Modality that are radiographs here.
+        held_out: share of the patients whose images are held out for scoring.
+        automatic_masks: take masks that a program drew for the truth, too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[str, ...] = Field(ExportRules.modalities, min_length=1)
+    held_out: float = Field(ExportRules.held_out, gt=0, lt=1)
+    automatic_masks: bool = ExportRules.automatic_masks
+
+    @property
+    def rules(self) -> ExportRules:
+        """The same as a plain value."""
+        return ExportRules(self.modalities, self.held_out, self.automatic_masks)
+
+
 class NodeConfig(BaseModel):
     """One site's node.
 
@@ -35,14 +57,18 @@ class NodeConfig(BaseModel):
         site: this site's name; the certificate must carry the same.
         coordinator: ``host:port``; whoever answers there must have the certificate of this federation's coordinator.
         certificates: folder with ``ca.pem`` and ``sites/SITE/{certificate,key}.pem``.
-        data: dataset folder whose table has a column ``split`` (``train`` or ``held_out``).
+        data: dataset folder whose table has a column ``split`` (``train`` or ``held_out``), or a PACS export (no metadata.csv).
         state: the node's own folder: outbox and lock. Keep it between starts.
+        proxy: ``host:port`` of the HTTP proxy through which the coordinator is reached; proxies in the environment are ignored.
+        registrar: ``host:port`` where the registrar renews certificates; None: files are carried, or `node renew` is called.
+        dicom: what of a PACS export is used.
         threads: CPU threads for training; processes that share cores must share them out.
         give_up_seconds: how long the coordinator may be unreachable before the node ends with exit code 5.
         first_retry_seconds, longest_retry_seconds: bounds of the doubling pause between tries.
         max_rounds, max_local_epochs: most that a run may ask of this site.
         min_quorum: fewest sites behind a model that this site wants to be part of.
         require_privacy: take part in runs with a privacy plan only.
+        require_secure: take part in runs with secure aggregation only.
         max_epsilon: most that any patient of this site may spend over all runs, at ``privacy_delta``.
         privacy_delta: fixed with the first entry of the site's ledger; well under one over the number of patients.
         ledger_anchor: file that notes the ledger's head, on another disk than ``state``; a restored backup of ``state`` is refused.
@@ -55,6 +81,9 @@ class NodeConfig(BaseModel):
     certificates: Path
     data: Path
     state: Path
+    proxy: Annotated[str, AfterValidator(_address)] | None = None
+    registrar: Annotated[str, AfterValidator(_address)] | None = None
+    dicom: DicomConfig = DicomConfig()
     threads: int = Field(1, ge=1, le=1024)
     give_up_seconds: float = Field(600.0, gt=0)
     first_retry_seconds: float = Field(0.5, gt=0)
@@ -63,6 +92,7 @@ class NodeConfig(BaseModel):
     max_local_epochs: int = Field(100, ge=1)
     min_quorum: int = Field(2, ge=1)
     require_privacy: bool = False
+    require_secure: bool = False
     max_epsilon: float = Field(8.0, gt=0, le=100)
     privacy_delta: float = Field(1e-5, gt=0, le=1e-2)
     ledger_anchor: Path | None = None
@@ -75,7 +105,7 @@ class NodeConfig(BaseModel):
     @property
     def limits(self) -> PlanLimits:
         """What a manifest may ask for."""
-        return PlanLimits(self.max_rounds, self.max_local_epochs, self.min_quorum, self.require_privacy)
+        return PlanLimits(self.max_rounds, self.max_local_epochs, self.min_quorum, self.require_privacy, self.require_secure)
 
 
 def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
@@ -110,4 +140,6 @@ def _refusal(fault: Fault, file: Path | None) -> ConfigError:
         case "extra_forbidden":
             return ConfigError(f"{fault.name!r}{where} is not a setting of the node", cure="remove it, or look for a typing error")
         case _:
-            return ConfigError(f"the node's setting {fault.name!r}{where} is wrong: {fault.message}")
+            return ConfigError(
+                f"the node's setting {fault.name!r}{where} is wrong: {fault.message}", cure="see docs/node.md, Settings"
+            )

@@ -6,8 +6,9 @@ from fed_node.events import Delivered, Skipped
 from fed_node.outbox import OutboxEntry, UpdateStage
 from fed_node.ports import SessionPorts, private_training
 from fed_node.rules import check_receipt
-from fedmentor.errors import RoundClosed, UpdateRejected
-from fedmentor.federation import RoundRef
+from fed_node.secure import SecureSite
+from fedmentor.errors import PolicyRefusal, RoundClosed, UpdateRejected
+from fedmentor.federation import RoundRef, UpdateHeader
 from fedmentor.ids import SiteId
 
 
@@ -17,10 +18,21 @@ class Delivery:
     def __init__(self, site: SiteId, ports: SessionPorts) -> None:
         self._site = site
         self._ports = ports
+        self._secure: SecureSite | None = None
+
+    def join(self, secure: SecureSite | None) -> None:
+        """The run is joined; ``secure`` masks what leaves this site, in a run that aggregates securely."""
+        self._secure = secure
 
     def send_waiting(self) -> None:
-        """Everything that waits for its receipt; raises what send() raises."""
+        """Everything that waits for its receipt; raises what send() raises.
+
+        Updates of a run that aggregates securely wait until they are asked for: each attempt masks them anew.
+        """
         for entry in self._ports.outbox.ready():
+            manifest = self._ports.outbox.pinned(entry.header.round.run)
+            if manifest is not None and manifest.secure is not None:
+                continue
             self.send(entry, bytes_down=0, started_s=self._ports.clock.monotonic_s(), again=True)
 
     def send_again(self, ref: RoundRef, known: OutboxEntry) -> None:
@@ -45,20 +57,31 @@ class Delivery:
         Raises:
             CoordinatorUnreachable: it stays in the outbox.
             UpdateConflict: another update of this site is accepted: a second node runs under this identity.
-            PolicyRefusal: the receipt is for something else, or the privacy ledger never recorded what this update cost.
+            PolicyRefusal: the receipt is for something else, the privacy ledger never recorded what this update cost, or secure
+                aggregation refuses to mask it.
             BrokenStore: the receipt could not be kept; it will be asked for again.
         """
         header, ports = entry.header, self._ports
         manifest = ports.outbox.pinned(header.round.run)
         if manifest is not None and manifest.privacy is not None:
             private_training(ports, manifest).release(header)
+        words = entry.words
         try:
-            receipt = ports.link.send_update(header, entry.words)
+            if manifest is not None and manifest.secure is not None:
+                header, words = self._masked(entry)
+            receipt = ports.link.send_update(header, words)
         except (RoundClosed, UpdateRejected) as error:
             ports.outbox.mark_dropped(header.round, error.message)
             ports.observe(Skipped(header.round, error.message))
             return
         check_receipt(receipt, header, self._site)
         ports.outbox.mark_receipted(receipt)
+        if self._secure is not None:
+            self._secure.delivered()
         seconds = ports.clock.monotonic_s() - started_s
         ports.observe(Delivered(header.round, bytes_down, len(entry.words), seconds, again))
+
+    def _masked(self, entry: OutboxEntry) -> tuple[UpdateHeader, bytes]:
+        if self._secure is None:
+            raise PolicyRefusal("an update of a run that aggregates securely does not leave this site unmasked")
+        return self._secure.mask(entry)

@@ -37,13 +37,13 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fed_node.noise import KEY_BYTES, Entropy, KeyStream
 from fed_node.student.augment import DEFAULT_AUGMENTATION, augment
 from fed_node.student.losses import DEFAULT_OBJECTIVE, Targets, student_loss
 from fed_node.student.samples import StudentData
 from fedmentor.errors import BudgetExhausted, EmptyDataset, ModelError
 from fedmentor.federation import TrainingPlan
 from fedmentor.privacy.accounting import History, Segment, rdp_epsilon
+from fedmentor.privacy.noise import KEY_BYTES, Entropy, KeyStream
 from fedmentor.privacy.plan import PrivacyPlan
 
 EPSILON_ERROR = 0.01

@@ -6,8 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fed_node.trainer import LocalScores
-from fedmentor.federation import Outcome, RoundRef
+from fedmentor.federation import Outcome, RoundRef, StepName
 from fedmentor.ids import Digest, RunId
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """The site's images are in memory.
+
+    ``left_out`` says what of a PACS export is not used, as counts with reasons.
+    """
+
+    train_images: int
+    held_out_images: int
+    patients: int
+    left_out: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,14 @@ class Trained:
     loss: float
     examples: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """This site said what a step of secure aggregation asks of it."""
+
+    round: RoundRef
+    step: StepName
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,20 @@ class LinkLost:
 
 
 @dataclass(frozen=True)
+class CertificateRenewed:
+    """The registrar gave this site its next certificate, valid until then; calls from now on use it."""
+
+    expires_utc: str
+
+
+@dataclass(frozen=True)
+class RenewalFailed:
+    """The registrar gave no new certificate; the one in use stays, and the registrar is asked again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunOver:
     """The run ended."""
 
@@ -83,5 +118,46 @@ class RunOver:
     reason: str
 
 
-SessionEvent = Joined | Scored | Trained | Delivered | Skipped | Waiting | LinkLost | RunOver
+@dataclass(frozen=True)
+class Witnessed:
+    """This site has verified the coordinator's audit trail and signed its newest checkpoint.
+
+    ``checkpoint``: records that the checkpoint covers. ``records``: all that were verified.
+    """
+
+    checkpoint: int
+    records: int
+
+
+@dataclass(frozen=True)
+class Unwitnessed:
+    """The audit trail could not be looked at, or the signature was not taken; the next order tries again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class WitnessOff:
+    """This node does not follow the audit trail at all."""
+
+    reason: str
+
+
+SessionEvent = (
+    DataRead
+    | Joined
+    | Scored
+    | Trained
+    | Answered
+    | Delivered
+    | Skipped
+    | Waiting
+    | LinkLost
+    | RunOver
+    | Witnessed
+    | Unwitnessed
+    | WitnessOff
+    | CertificateRenewed
+    | RenewalFailed
+)
 Observer = Callable[[SessionEvent], None]

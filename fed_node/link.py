@@ -1,7 +1,7 @@
 """The line to the coordinator over gRPC and mutual TLS; the one file of the node that knows gRPC. See CoordinatorLink.
 
-Every call has a deadline. After a failure the channel is closed and the next call makes a new one, with credentials read again:
-gRPC for Python cannot reload a certificate in an open channel (grpc/grpc issue 41779), so this is also how a renewed one comes in.
+Every call has a deadline. After a failure the channel is closed and the next call makes a new one. gRPC for Python cannot reload
+a certificate in an open channel (grpc/grpc issue 41779), so every call looks for a new one, and where there is one makes a channel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, Final
 import grpc
 
 from fedmentor import __version__
-from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal
+from fedmentor.audit.chain import AuditRecord
+from fedmentor.audit.checkpoint import Checkpoint, SignedCheckpoint
+from fedmentor.errors import ConfigError, CoordinatorUnreachable, IdentityRefused, PolicyRefusal
 from fedmentor.federation import (
     CHUNK_BYTES,
     Directive,
@@ -22,7 +24,9 @@ from fedmentor.federation import (
     ModelRef,
     Offset,
     Receipt,
+    RoundRef,
     Scores,
+    StepAnswer,
     UpdateHeader,
     UpdateState,
 )
@@ -52,18 +56,24 @@ class GrpcLink:
 
     Args:
         address: ``host:port`` of the coordinator, who is known by a certificate of the same federation as the site's own.
-        credentials: reads this site's certificate, key and the authority's certificate; called for every new channel.
+        credentials: reads this site's certificate, key and the authority's certificate; called for every call.
+        proxy: ``host:port`` of an HTTP proxy that has to be asked for the connection; None: none.
     """
 
-    def __init__(self, address: str, credentials: Callable[[], Credentials]) -> None:
+    def __init__(self, address: str, credentials: Callable[[], Credentials], proxy: str | None = None) -> None:
         self._address = address
+        self._proxy = proxy
         self._credentials = credentials
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
+        self._in_use: Credentials | None = None
+        # Channels with an earlier certificate, on which a stream of directives may still be open.
+        self._outlived: list[grpc.Channel] = []
         self._closed = False
 
     def follow(self) -> DirectiveStream:
-        """See CoordinatorLink."""
+        """See CoordinatorLink. A stream is opened where there is none, or none that is wanted any more: older channels close."""
+        self._close_outlived()
         with self._calls() as stub:
             return _GrpcStream(stub.Follow(pb.FollowRequest(software=f"fedmentor {__version__}"), timeout=STREAM_SECONDS))
 
@@ -103,10 +113,38 @@ class GrpcLink:
             stored = max(stored, state.bytes_stored)
         raise CoordinatorUnreachable("the coordinator ends every transfer of the update before its end")
 
+    def answer_step(self, answer: StepAnswer) -> None:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            stub.AnswerStep(codec.answer_to_wire(answer), timeout=SHORT_CALL_SECONDS)
+
+    def sit_out(self, ref: RoundRef, reason: str) -> None:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            stub.SitOut(codec.sit_out_to_wire(ref, reason), timeout=SHORT_CALL_SECONDS)
+
     def report_scores(self, scores: Scores) -> None:
         """See CoordinatorLink."""
         with self._calls() as stub:
             stub.ReportScores(codec.scores_to_wire(scores), timeout=SHORT_CALL_SECONDS)
+
+    def fetch_audit(self, from_record: int) -> Iterator[SignedCheckpoint | AuditRecord]:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            parts = stub.FetchAudit(pb.FetchAuditRequest(from_record=from_record), timeout=SHORT_CALL_SECONDS)
+            try:
+                for part in parts:
+                    if part.WhichOneof("kind") == "checkpoint":
+                        yield codec.checkpoint_from_wire(part.checkpoint)
+                    else:
+                        yield from codec.records_from_wire(part.records)
+            finally:
+                parts.cancel()  # the caller may have stopped before the end
+
+    def countersign(self, checkpoint: Checkpoint, signature: bytes) -> None:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            stub.Countersign(codec.countersignature_to_wire(checkpoint, signature), timeout=SHORT_CALL_SECONDS)
 
     def close(self) -> None:
         """Break calls that are under way and refuse later ones with CoordinatorUnreachable; from any thread, repeatable."""
@@ -147,14 +185,37 @@ class GrpcLink:
             raise mapped from error
 
     def _open_channel(self) -> grpc.Channel:
+        """The channel in use; a new one where there is none, or where the certificate was renewed.
+
+        A stream that goes on over the older channel keeps it open; the next stream is opened on the new one.
+        """
         with self._lock:
             if self._closed:
                 raise _closed()
+            credentials = self._current_credentials()
+            if self._channel is not None and credentials != self._in_use:
+                self._outlived.append(self._channel)
+                self._channel = None
             if self._channel is None:
-                credentials = self._credentials()
                 federation = peer_of_certificate(credentials.certificate).federation
-                self._channel = client_channel(self._address, credentials, coordinator_host(federation))
+                self._channel = client_channel(self._address, credentials, coordinator_host(federation), self._proxy)
+                self._in_use = credentials
             return self._channel
+
+    def _current_credentials(self) -> Credentials:
+        """What is in the certificates folder; what is in use where that cannot be used and a channel is open."""
+        try:
+            return self._credentials()
+        except (ConfigError, IdentityRefused):
+            if self._channel is None or self._in_use is None:
+                raise
+            return self._in_use
+
+    def _close_outlived(self) -> None:
+        with self._lock:
+            channels, self._outlived = self._outlived, []
+        for channel in channels:
+            channel.close()
 
     def _holds(self, channel: grpc.Channel) -> bool:
         with self._lock:
@@ -162,8 +223,9 @@ class GrpcLink:
 
     def _drop_channel(self) -> None:
         with self._lock:
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            channels = self._outlived + ([] if self._channel is None else [self._channel])
+            self._outlived, self._channel = [], None
+        for channel in channels:
             channel.close()
 
 

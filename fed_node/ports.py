@@ -10,10 +10,13 @@ from fed_node.mailbox import OpenMailbox
 from fed_node.outbox import Outbox
 from fed_node.privacy import PrivateTraining
 from fed_node.rules import PlanLimits
+from fed_node.secure import SecurePorts, SecureSite
 from fed_node.trainer import LocalTrainer
+from fed_node.witness import Attendant
 from fedmentor.clock import Clock
 from fedmentor.errors import PolicyRefusal
 from fedmentor.federation import CoordinatorLink, RunManifest
+from fedmentor.ids import SiteId
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class SessionPorts:
         stopping: whether this node was asked to stop.
         observe: is told what happens.
         privacy: private training under the site's ledger; a node without it refuses runs with a privacy plan.
+        secure: the site's signing key and marks; a node without them refuses runs that aggregate securely.
+        witness: follows the coordinator's audit trail; shown every order before it is carried out.
     """
 
     link: CoordinatorLink
@@ -43,6 +48,8 @@ class SessionPorts:
     stopping: Callable[[], bool]
     observe: Observer
     privacy: PrivateTraining | None = None
+    secure: SecurePorts | None = None
+    witness: Attendant | None = None
 
 
 @dataclass(frozen=True)
@@ -73,3 +80,19 @@ def private_training(ports: SessionPorts, manifest: RunManifest) -> PrivateTrain
             cure="install the node with its extra 'node'",
         )
     return ports.privacy
+
+
+def secure_site(ports: SessionPorts, site: SiteId, manifest: RunManifest) -> SecureSite | None:
+    """The site's part in a run that aggregates securely; None in any other run.
+
+    Raises:
+        PolicyRefusal: this node cannot, or the manifest's keys are not those of the registrar's roster.
+    """
+    if manifest.secure is None:
+        return None
+    if ports.secure is None:
+        raise PolicyRefusal(
+            f"run {manifest.run!r} aggregates securely, this node has no signing key",
+            cure="enrol the site again, which makes one, or ask for new certificates",
+        )
+    return SecureSite(site, manifest, ports.secure)

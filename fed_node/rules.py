@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedmentor.errors import DigestMismatch, PolicyRefusal, WrongArchitecture
-from fedmentor.federation import Evaluate, ModelRef, Receipt, RoundRef, RunManifest, Train, UpdateHeader
+from fedmentor.federation import Evaluate, ModelRef, Receipt, RoundRef, RunManifest, SecureStep, Train, UpdateHeader
 from fedmentor.ids import Digest, SiteId
 from fedmentor.tensors import FloatVector, Spec, model_digest, spec_size, vector_from_bytes
 
@@ -26,12 +26,14 @@ class PlanLimits:
         quorum: fewest sites behind a published model. At least 2, since a model published from one site is that site's
             update in the clear.
         privacy_required: refuse runs without a privacy plan.
+        secure_required: refuse runs in which the coordinator sees this site's updates.
     """
 
     rounds: int = 10_000
     local_epochs: int = 100
     quorum: int = 2
     privacy_required: bool = False
+    secure_required: bool = False
 
 
 def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec: Spec, limits: PlanLimits) -> None:
@@ -65,9 +67,9 @@ def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec:
             raise PolicyRefusal(
                 f"the run asks for {name} = {asked}, this site allows {allowed}", cure=f"raise max_{name} if you agree"
             )
-    if manifest.quorum < limits.quorum:
+    if manifest.sites_behind < limits.quorum:
         raise PolicyRefusal(
-            f"the run publishes models from {manifest.quorum} sites, this site asks for at least {limits.quorum}",
+            f"the run publishes models from {manifest.sites_behind} sites, this site asks for at least {limits.quorum}",
             cure="lower min_quorum if you agree",
         )
     if limits.privacy_required and manifest.privacy is None:
@@ -75,9 +77,14 @@ def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec:
             f"run {manifest.run!r} has no privacy plan, this site takes part in private runs only",
             cure="switch require_privacy off if you agree",
         )
+    if limits.secure_required and manifest.secure is None:
+        raise PolicyRefusal(
+            f"run {manifest.run!r} does not aggregate securely, this site takes part in secure runs only",
+            cure="switch require_secure off if you agree that the coordinator sees this site's updates",
+        )
 
 
-def check_directive(directive: Train | Evaluate, manifest: RunManifest) -> None:
+def check_directive(directive: Train | SecureStep | Evaluate, manifest: RunManifest) -> None:
     """Refuse a directive outside the pinned manifest.
 
     1. It is for the pinned run.
@@ -93,7 +100,7 @@ def check_directive(directive: Train | Evaluate, manifest: RunManifest) -> None:
     if ref.run != manifest.run:
         raise PolicyRefusal(f"the coordinator announced run {manifest.run!r} and directs run {ref.run!r}")
     # (2)
-    last = manifest.rounds - 1 if isinstance(directive, Train) else manifest.rounds
+    last = manifest.rounds if isinstance(directive, Evaluate) else manifest.rounds - 1
     if not 0 <= ref.round <= last:
         raise PolicyRefusal(f"round {ref.round} is not one of the {manifest.rounds} rounds of run {manifest.run!r}")
     # (3)

@@ -4,12 +4,12 @@
 
     away ──connect──► greeting ──Manifest (checked, pinned)──► joined ──Finished──► over
       ▲   (outbox first)                                        │  ▲
-      └──── link broke: exponential backoff with jitter ◄───────┤  └── Train, Evaluate, Wait
+      └──── link broke: exponential backoff with jitter ◄───────┤  └── Train, SecureStep, Evaluate, Wait
             longer than give_up_seconds: CoordinatorUnreachable ┘
 
 Train, step by step (``Session._train``)::
 
-    1 guard     directive fits the manifest; not behind the last receipt
+    1 guard     directive fits the manifest; not behind the last receipt; in a secure run the other sites' shares open
     2 known?    the outbox has an update of this round from the same model: send those bytes again, never train twice
     3 fetch     model; its digest must be the one that was named
     4 evaluate  on the held-out patients; report the scores
@@ -17,20 +17,27 @@ Train, step by step (``Session._train``)::
                 ledger reserves its cost before and commits it after (fed_node.privacy)
     6 quantise  clip, weight, ring words (fedmentor.secagg.ring); what is not finite is skipped
     7 outbox    on disk before a byte is sent
-    8 send      through fed_node.delivery, the only gate by which an update leaves the site; keep the receipt
+    8 send      through fed_node.delivery, the only gate by which an update leaves the site, and where it is masked in a secure run;
+                keep the receipt
+
+In a run that aggregates securely the steps before and after (fed_node.secure) are answered as they come; the first one of an
+attempt fetches the model, whose digest is part of what the site's keys are bound to.
 
 Whatever happens between two steps, doing the directive again is safe: 1 to 5 change nothing, 7 and 8 are idempotent.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fed_node.connection import Connection
 from fed_node.delivery import Delivery
-from fed_node.events import Joined, RunOver, Scored, Skipped, Trained, Waiting
+from fed_node.events import Answered, Joined, RunOver, Scored, Skipped, Trained, Waiting
 from fed_node.mailbox import Arrived
-from fed_node.ports import SessionPolicy, SessionPorts, private_training
+from fed_node.ports import SessionPolicy, SessionPorts, private_training, secure_site
 from fed_node.rules import check_directive, check_manifest, check_model, check_not_older, check_same_base
-from fed_node.trainer import LocalScores, ShouldStop, TrainedUpdate, local_seed, ring_words
+from fed_node.secure import SecureSite
+from fed_node.trainer import Interrupted, LocalScores, ShouldStop, TrainedUpdate, local_seed, ring_words
 from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
 from fedmentor.federation import (
     Evaluate,
@@ -40,6 +47,8 @@ from fedmentor.federation import (
     RoundRef,
     RunManifest,
     Scores,
+    SecureStep,
+    StepName,
     Train,
     UpdateHeader,
     Wait,
@@ -64,6 +73,9 @@ class Session:
         self._delivery = Delivery(site, ports)
         self._connection = Connection(ports, policy, self._delivery.send_waiting)
         self._manifest: RunManifest | None = None
+        self._secure: SecureSite | None = None
+        # The model that an attempt was announced with: training starts from it minutes later.
+        self._announced: tuple[Digest, FloatVector] | None = None
         # Scores of the model evaluated last: a round that is tried again need not evaluate the same model again.
         self._scored: tuple[Digest, LocalScores] | None = None
 
@@ -82,10 +94,11 @@ class Session:
             BrokenStore: the outbox failed; nothing that depended on it was sent.
         """
         try:
-            while not self._ports.stopping():
-                finished = self.step()
-                if finished is not None:
-                    return finished
+            with suppress(Interrupted):
+                while not self._ports.stopping():
+                    finished = self.step()
+                    if finished is not None:
+                        return finished
             return None
         finally:
             self._connection.close()
@@ -104,12 +117,16 @@ class Session:
             return None
 
     def _act(self, arrived: Arrived) -> Finished | None:
+        if self._ports.witness is not None and self._manifest is not None:
+            self._ports.witness.attend(arrived.directive, self._manifest)
         match arrived.directive:
             case Manifest(manifest):
                 self._join(manifest)
                 return None
             case Train() as train:
                 self._train(train, self._joined(), arrived.at_s)
+            case SecureStep() as step:
+                self._answer(step, self._joined())
             case Evaluate() as evaluate:
                 self._evaluate(evaluate, self._joined())
             case Wait(reason):
@@ -126,6 +143,8 @@ class Session:
         if manifest.privacy is not None:
             private_training(self._ports, manifest).admit(manifest)
         if manifest != self._manifest:
+            self._secure = secure_site(self._ports, self._site, manifest)
+            self._delivery.join(self._secure)
             self._manifest = manifest
             self._ports.observe(Joined(manifest.run, manifest.digest, manifest.rounds, len(manifest.roster)))
 
@@ -148,11 +167,39 @@ class Session:
         except RoundClosed as error:
             self._ports.observe(Skipped(directive.round, error.message))
 
+    def _answer(self, directive: SecureStep, manifest: RunManifest) -> None:
+        ref = directive.round
+        check_directive(directive, manifest)
+        check_not_older(ref, self._ports.outbox.last_receipt(ref.run))
+        if self._secure is None:
+            raise PolicyRefusal(
+                f"the coordinator asks for a step of secure aggregation, and run {ref.run!r} does not aggregate securely"
+            )
+        try:
+            if directive.step is StepName.ADVERTISE:
+                self._announced = directive.model.digest, self._fetch(directive.model, manifest)
+            answer = self._secure.answer(directive)
+        except RoundClosed as error:
+            self._sit_out(ref, error.message)
+            return
+        try:
+            self._ports.link.answer_step(answer)
+        except RoundClosed as error:
+            self._ports.observe(Skipped(ref, error.message))
+            return
+        self._ports.observe(Answered(ref, directive.step))
+
     def _train(self, directive: Train, manifest: RunManifest, arrived_s: float) -> None:
         ref, started_s = directive.round, self._ports.clock.monotonic_s()
         # (1) guard
         check_directive(directive, manifest)
         check_not_older(ref, self._ports.outbox.last_receipt(ref.run))
+        if self._secure is not None:
+            try:
+                self._secure.accept(ref, directive.delivery)
+            except RoundClosed as error:
+                self._sit_out(ref, error.message)
+                return
         # (2) known?
         known = self._ports.outbox.find(ref)
         if known is not None:
@@ -175,7 +222,7 @@ class Session:
             words = ring_words(update, manifest.ring)
         except UpdateRejected as error:
             # Training diverged. Another round's model and seed may well do better; the federation goes on without this update.
-            self._ports.observe(Skipped(ref, error.message))
+            self._sit_out(ref, error.message)
             return
         header = UpdateHeader(ref, sha256_hex([words]), len(words), directive.model.digest)
         # (7) outbox
@@ -184,7 +231,13 @@ class Session:
         # (8) send
         self._delivery.send(entry, directive.model.size_bytes, started_s, again=False)
 
+    def _sit_out(self, ref: RoundRef, reason: str) -> None:
+        self._ports.observe(Skipped(ref, reason))
+        self._ports.link.sit_out(ref, reason)
+
     def _fetch(self, model: ModelRef, manifest: RunManifest) -> FloatVector:
+        if self._announced is not None and self._announced[0] == model.digest:
+            return self._announced[1]
         return check_model(self._ports.link.fetch_model(model), model.digest, manifest.spec)
 
     def _report_scores(self, ref: RoundRef, model: Digest, vector: FloatVector) -> None:
@@ -228,6 +281,6 @@ class Session:
         newer = self._connection.peek()
         if isinstance(newer, Finished):
             return "the run is over"
-        if isinstance(newer, Train | Evaluate) and (newer.round.run, newer.round.round) != (ref.run, ref.round):
+        if isinstance(newer, Train | SecureStep | Evaluate) and (newer.round.run, newer.round.round) != (ref.run, ref.round):
             return f"the coordinator went on to round {newer.round.round}"
         return ""

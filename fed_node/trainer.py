@@ -23,6 +23,10 @@ SEED_BITS = 63
 """Seeds stay positive in a signed 64-bit integer, which is what torch and numpy take."""
 
 
+class Interrupted(Exception):
+    """A trainer was asked to stop in the middle of something that has no half result; the session then ends."""
+
+
 @dataclass(frozen=True)
 class LocalScores:
     """How a model did on the site's own held-out patients.

@@ -7,6 +7,7 @@
     │   └── PortInUse                      3      -
     ├── DataError                          3      INVALID_ARGUMENT
     │   ├── UnreadableImage                3
+    │   ├── UnknownImage                   3
     │   ├── MaskMismatch                   3
     │   ├── MissingMetadata                3
     │   └── EmptyDataset                   3
@@ -14,6 +15,7 @@
     │   ├── WrongArchitecture              3
     │   └── DigestMismatch                 3      DATA_LOSS
     ├── PromptRefused                      3      INVALID_ARGUMENT
+    │   └── UnknownArchitecture            3
     ├── PolicyRefusal                      4      PERMISSION_DENIED
     │   ├── IdentityRefused                4      UNAUTHENTICATED
     │   ├── QuorumMissed                   4      FAILED_PRECONDITION
@@ -83,6 +85,10 @@ class UnreadableImage(DataError):
     """A file is not an image, is truncated, or is over the pixel limit."""
 
 
+class UnknownImage(DataError):
+    """A teacher was asked about an image by its digest and no longer holds it, or never did; send the image."""
+
+
 class MaskMismatch(DataError):
     """A mask does not fit its image."""
 
@@ -113,6 +119,10 @@ class PromptRefused(FedMentorError):
     """A teacher prompt is malformed, outside the image, or of a kind the teacher was not trained for."""
 
     exit_code = EXIT_CONFIG
+
+
+class UnknownArchitecture(PromptRefused):
+    """A question is for another teacher than the one that answers, or for one that does not exist."""
 
 
 class PolicyRefusal(FedMentorError):

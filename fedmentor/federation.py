@@ -6,6 +6,7 @@ These are the domain types; fedmentor.wire.codec turns them into protobuf messag
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Protocol
@@ -13,13 +14,18 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedmentor import ids
+from fedmentor.audit.chain import AuditRecord
+from fedmentor.audit.checkpoint import Checkpoint, SignedCheckpoint
 from fedmentor.errors import ConfigError
+from fedmentor.gate import GatePlan
 from fedmentor.ids import MAX_SEED, Attempt, Digest, Round, RunId, SiteId, run_id, site_id
 from fedmentor.models import PrivacySpent, canonical_json
+from fedmentor.modes import check_modes
+from fedmentor.privacy.central import CentralPrivacyPlan
 from fedmentor.privacy.plan import PrivacyPlan
-from fedmentor.secagg.plan import SecurePlan
+from fedmentor.robust import RobustPlan
+from fedmentor.secagg.plan import Group, SecurePlan, groups_of
 from fedmentor.secagg.ring import Ring
-from fedmentor.secagg.terms import Terms
 from fedmentor.settings import first_fault
 from fedmentor.tensors import Spec, TensorSpec, spec_digest
 
@@ -35,7 +41,7 @@ MIN_QUORUM = 3
 MAX_PHASE_SECONDS = 365.0 * 86_400
 """Longest deadline of a phase; deadlines travel as whole milliseconds."""
 
-LATER_FIELDS = ("privacy", "secure")
+LATER_FIELDS = ("privacy", "secure", "robust", "central_privacy", "gate")
 """Fields of RunManifest that its canonical JSON leaves out where they hold their defaults."""
 
 
@@ -80,6 +86,9 @@ class RunManifest(BaseModel):
         max_attempts: how often a round is tried before the run fails.
         privacy: what the run promises each patient; None where it promises nothing.
         secure: how single updates are hidden from the coordinator; None where it sees them.
+        robust: how a malicious site's part in the model is bounded; None for the weighted mean.
+        central_privacy: what the published models promise each site; None where they promise nothing.
+        gate: what a round's model must hold before it is published; None where it is published unseen.
 
     Fields of LATER_FIELDS came after the first version. They are left out of the canonical JSON where they hold their defaults, so
     a manifest that does not use them has the digest that it always had.
@@ -105,6 +114,9 @@ class RunManifest(BaseModel):
     max_attempts: int = Field(3, ge=1, le=1000)
     privacy: PrivacyPlan | None = None
     secure: SecurePlan | None = None
+    robust: RobustPlan | None = None
+    central_privacy: CentralPrivacyPlan | None = None
+    gate: GatePlan | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Check what no single field shows.
@@ -122,23 +134,37 @@ class RunManifest(BaseModel):
         if self.privacy is not None and self.privacy.rounds != self.rounds:
             raise ConfigError(f"the privacy plan is for {self.privacy.rounds} rounds, the run has {self.rounds}")
         if self.secure is not None:
-            self.secure.terms(self.roster)
+            groups_of(self.secure, self.run, self.roster)
+        check_modes(self)
 
     @property
-    def terms(self) -> Terms:
-        """The terms of secure aggregation.
+    def groups(self) -> tuple[Group, ...]:
+        """Which sites aggregate securely with each other; none where the run does not aggregate securely."""
+        return () if self.secure is None else groups_of(self.secure, self.run, self.roster)
+
+    def group_of(self, site: SiteId) -> Group:
+        """The group that a site aggregates in.
 
         Raises:
-            ConfigError: the run does not aggregate securely.
+            ConfigError: the run does not aggregate securely, or the site is not on its roster.
         """
-        if self.secure is None:
-            raise ConfigError(f"run {self.run!r} does not aggregate securely")
-        return self.secure.terms(self.roster)
+        for group in self.groups:
+            if site in group.sites:
+                return group
+        raise ConfigError(f"site {site!r} aggregates with nobody in run {self.run!r}")
 
     @property
     def needed(self) -> int:
         """Fewest updates behind a model: the quorum, and in a secure run what the protocol needs where that is more."""
-        return self.quorum if self.secure is None else max(self.quorum, self.terms.quorum)
+        if self.secure is None:
+            return self.quorum
+        least = sorted(group.terms.quorum for group in self.groups)
+        return max(self.quorum, sum(least[: self.secure.needed_groups]))
+
+    @property
+    def sites_behind(self) -> int:
+        """Fewest sites whose updates are in a published model: ``needed``, or what the robust rule chooses of them."""
+        return self.needed if self.robust is None else self.robust.sites_behind(self.needed)
 
     @property
     def ring(self) -> Ring:
@@ -152,7 +178,7 @@ class RunManifest(BaseModel):
 
     def privacy_spent(self, rounds: int) -> PrivacySpent | None:
         """What a model after ``rounds`` rounds claims; None where the run promises nothing."""
-        plan = self.privacy
+        plan = self.privacy or self.central_privacy
         if plan is None:
             return None
         return PrivacySpent(epsilon=plan.epsilon_after(rounds), delta=plan.delta, unit=plan.unit, accountant="rdp")
@@ -386,11 +412,37 @@ class CoordinatorLink(Protocol):
         """
         ...
 
+    def sit_out(self, ref: RoundRef, reason: str) -> None:
+        """Say that nothing is to come from this site in an attempt, so that nobody waits for it; a repeat is acknowledged.
+
+        Args:
+            reason: one sentence for the coordinator's operator.
+        """
+        ...
+
     def report_scores(self, scores: Scores) -> None:
         """Deliver scores; a repeat overwrites nothing and is acknowledged.
 
         Raises:
             RoundClosed: the run is over.
+        """
+        ...
+
+    def fetch_audit(self, from_record: int) -> Iterator[SignedCheckpoint | AuditRecord]:
+        """The newest checkpoint of the coordinator's audit chain, where there is one, and then its records from that number on.
+
+        Streams: what comes is not checked, and the caller stops when it has enough. An error may come between two items.
+
+        Raises:
+            DataError: something that is neither a checkpoint nor a record.
+        """
+        ...
+
+    def countersign(self, checkpoint: Checkpoint, signature: bytes) -> None:
+        """Deliver this site's signature under a checkpoint; a repeat is acknowledged.
+
+        Raises:
+            PolicyRefusal: the coordinator has no such checkpoint, or does not take the signature for this site's.
         """
         ...
 

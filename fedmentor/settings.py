@@ -46,6 +46,19 @@ def first_fault(error: ValidationError) -> Fault:
     return Fault(name, fault["type"], fault["msg"].removeprefix("Value error, "))
 
 
+def host_and_port(text: str) -> str:
+    """Check an address.
+
+    Raises:
+        ConfigError: not ``HOST:PORT`` with a port from 0 to 65535.
+    """
+    host, _, port = text.rpartition(":")
+    # gRPC would take a port over 65535 for another one.
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ConfigError(f"{text[:80]!r} is not an address", cure="give HOST:PORT")
+    return text
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """The values in a TOML file.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmentor.ids import MAX_SEED
+from study.steps import step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,9 @@ def demo(*, data: Path | None, out: Path, as_json: bool, **choices: Any) -> None
 @click.group()
 def study() -> None:
     """Deal a dataset to sites, and look at what a study found."""
+
+
+study.add_command(step)
 
 
 @study.command()

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from coordinator.manifests import make_manifest
+from coordinator.manifests import make_manifest, with_aggregation
 from coordinator.report import REPORT_FILE, RoundReport, RunReport
 from fedmentor.errors import PeerUnreachable
 from fedmentor.federation import RunManifest
 from fedmentor.identity.authority import throwaway
+from fedmentor.identity.roster import read_roster
 from fedmentor.ids import SiteId
 from fedmentor.models import write_atomically
 from study.plan import Initialisation, StudyPlan
@@ -56,7 +57,7 @@ def federate(
     certificates = folder / "certificates"
     throwaway(certificates, "demo", sorted(sites), [HOST])
     manifest = folder / "manifest.json"
-    write_atomically(manifest, _manifest(plan, init, model, sites).to_bytes())
+    write_atomically(manifest, _manifest(plan, init, model, sites, certificates).to_bytes())
     with children() as group:
         coordinator, address = _start_coordinator(group, folder, manifest, model, certificates)
         nodes = [_start_node(group, folder, site, data, certificates, address) for site, data in sorted(sites.items())]
@@ -82,9 +83,10 @@ def run_facts(plan: StudyPlan, init: Initialisation, report: RunReport) -> RunFa
     )
 
 
-def _manifest(plan: StudyPlan, init: Initialisation, model: Path, sites: Mapping[SiteId, Path]) -> RunManifest:
+def _manifest(plan: StudyPlan, init: Initialisation, model: Path, sites: Mapping[SiteId, Path], certificates: Path) -> RunManifest:
     options = {"rounds": plan.rounds, "quorum": min(plan.quorum, len(sites)), **plan.training.model_dump()}
-    return make_manifest(model, init, sorted(sites), options)
+    secured = with_aggregation(options, "auto", sites, lambda: read_roster(certificates).signing_keys)
+    return make_manifest(model, init, sorted(sites), secured)
 
 
 def _start_coordinator(group: Children, folder: Path, manifest: Path, model: Path, certificates: Path) -> tuple[Child, str]:

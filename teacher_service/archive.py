@@ -5,6 +5,7 @@ The archive is stored, not compressed: weights do not shrink, and packing a giga
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from fedmentor.errors import ConfigError, ModelError
+from fedmentor.errors import ConfigError, DigestMismatch, ModelError
+from fedmentor.ids import Digest
 from teacher_service.settings import MODEL_NAME
 from teacher_service.weights import file_sha256, weights_facts
 
@@ -34,6 +36,11 @@ RESPONSE_SECONDS = 120
 STARTUP_SECONDS = 180
 """Loading a gigabyte of weights on a busy machine."""
 
+
+_MANIFEST = "MAR-INF/MANIFEST.json"
+_MEMBERS = {WEIGHTS_FILE, CONFIG_FILE, HANDLER_FILE, MODEL_CONFIG_FILE, _MANIFEST}
+_MAX_SMALL_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 
 _BUILD = "build one with 'fedmentor teacher build'"
 
@@ -63,19 +70,58 @@ def build_archive(weights: Path, target: Path) -> Path:
     return target
 
 
-def check_archive(path: Path) -> None:
-    """Refuse what ``build_archive`` did not write, before a server is started that would try to load it for minutes.
+def check_archive(path: Path, expected: Digest | None = None) -> None:
+    """Refuse what ``build_archive`` of this version did not write, before a server is started that would run it.
+
+    An archive carries code. This lets none run but our own: it holds our files and no others, the handler and its settings are this
+    version's to the byte, and the weights are those that were packed.
+
+    Args:
+        path: the .mar file.
+        expected: its SHA-256 as ``fedmentor teacher build`` printed it, from a place that whoever replaces archives cannot write.
 
     Raises:
         ModelError: not such an archive, or a truncated one.
+        DigestMismatch: another archive than expected, or other weights than were packed.
     """
+    if expected is not None and file_sha256(path) != expected:
+        raise DigestMismatch(f"{path} is not the archive that was pinned", cure="serve the one that was built, or pin this one")
     try:
         with ZipFile(path) as archive:
-            missing = {WEIGHTS_FILE, CONFIG_FILE, HANDLER_FILE} - set(archive.namelist())
-    except (OSError, BadZipFile) as error:
+            _check_members(path, archive)
+            config = json.loads(archive.read(CONFIG_FILE))
+            state = hashlib.sha256()
+            with archive.open(WEIGHTS_FILE) as weights:
+                while block := weights.read(_READ_BYTES):
+                    state.update(block)
+    except (OSError, BadZipFile, ValueError, NotImplementedError) as error:
         raise ModelError(f"{path} cannot be read as a model archive", cure=_BUILD) from error
-    if missing:
+    if not isinstance(config, dict) or state.hexdigest() != config.get("weights_sha256"):
+        raise DigestMismatch(f"the weights in {path.name} are not those that were packed", cure=_BUILD)
+
+
+def _check_members(path: Path, archive: ZipFile) -> None:
+    names = archive.namelist()
+    if missing := _MEMBERS - set(names):
         raise ModelError(f"{path} is not a teacher's archive: it lacks {', '.join(sorted(missing))}", cure=_BUILD)
+    if foreign := sorted(set(names) - _MEMBERS):
+        raise ModelError(f"{path} holds {foreign[0][:80]!r}, which no teacher's archive does", cure=_BUILD)
+    if len(names) != len(_MEMBERS) or any(entry.file_size > _MAX_SMALL_BYTES for entry in archive.infolist() if _is_small(entry)):
+        raise ModelError(f"{path} is not a teacher's archive: a file is there twice, or too large", cure=_BUILD)
+    manifest = json.loads(archive.read(_MANIFEST))
+    model = {**manifest["model"]} if isinstance(manifest, dict) and isinstance(manifest.get("model"), dict) else {}
+    ours = {"handler": HANDLER_FILE, "modelName": MODEL_NAME, "configFile": MODEL_CONFIG_FILE, "modelVersion": "1.0"}
+    code, config = archive.read(HANDLER_FILE), archive.read(MODEL_CONFIG_FILE)
+    if model != ours or code != _handler_source() or config != model_config().encode():
+        raise ModelError(f"{path} holds other code or settings than this version's", cure=_BUILD)
+
+
+def _is_small(entry: ZipInfo) -> bool:
+    return entry.filename != WEIGHTS_FILE
+
+
+def _handler_source() -> bytes:
+    return Path(__file__).with_name(HANDLER_FILE).read_bytes()
 
 
 def _stage(folder: Path, weights: Path, facts: Mapping[str, str]) -> None:

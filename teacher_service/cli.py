@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError, PromptRefused
+from fedmentor.ids import Digest, digest
 from fedmentor.teacher.endpoint import DEFAULT_RUN_FOLDER, STATE_FILE, Endpoint, read_endpoint
 
 if TYPE_CHECKING:
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return digest(text)
+    except ConfigError as error:
+        raise click.BadParameter(error.message) from error
+
 
 _run_folder = click.option(
     "--run-dir", type=_FOLDER, default=DEFAULT_RUN_FOLDER, show_default=True, help="Folder with the server's state, token and logs."
@@ -55,6 +65,7 @@ def build(weights: Path | None, out: Path) -> None:
 
     from teacher_service.archive import build_archive  # keeps torch out of --help
     from teacher_service.convert import convert_bundled  # keeps torch out of --help
+    from teacher_service.weights import file_sha256  # keeps torch out of --help
 
     check_writable(out.parent)
     with TemporaryDirectory() as folder:
@@ -62,20 +73,33 @@ def build(weights: Path | None, out: Path) -> None:
             weights = Path(folder) / "weights.safetensors"
             convert_bundled(weights)
         build_archive(weights, out)
-    click.echo(f"{out}: {out.stat().st_size} bytes")
+    click.echo(f"{out}: {out.stat().st_size} bytes, SHA-256 {file_sha256(out)}")
 
 
 @teacher.command()
 @click.option("--archive", type=_FILE, help="What 'build' wrote. Left out: LiteMedSAM as installed.")
 @_run_folder
-@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1. Left out: a free one.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port. Left out: a free one.")
+@click.option(
+    "--host",
+    type=click.Choice(["127.0.0.1", "0.0.0.0"]),  # noqa: S104  # chosen by the operator, for a container on a private network
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen. Nothing is encrypted: 0.0.0.0 is for a container on a private network.",
+)
+@click.option("--tls", is_flag=True, help="Encrypt REST and gRPC with a certificate made for this start.")
+@click.option("--archive-sha256", type=_digest, help="Refuse any other archive than the one with this SHA-256.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Arithmetic threads of the worker.")
 @click.option("--heap-mb", type=click.IntRange(64, 65536), default=256, show_default=True, help="Heap of the Java front end.")
-def serve(archive: Path | None, run_dir: Path, port: int | None, threads: int, heap_mb: int) -> None:
+def serve(archive: Path | None, run_dir: Path, **choices: Any) -> None:
     """Serve a teacher on this machine until Ctrl-C."""
     from teacher_service.server import ServerConfig, serving  # keeps torch out of --help
 
-    config = ServerConfig(run_dir, archive=archive, port=port, threads=threads, heap_mb=heap_mb)
+    if choices["archive_sha256"] is not None and archive is None:
+        raise ConfigError("--archive-sha256 needs --archive")
+    config = ServerConfig(run_dir, archive=archive, **choices)
+    if os.geteuid() == 0:
+        click.echo("warning: TorchServe runs as root; serve as an ordinary user", err=True)
     with _status("starting TorchServe"), contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(config))
         running = stack.pop_all()
@@ -217,10 +241,11 @@ def _check_outputs(image: Path, answer: Path | None, overlay: Path | None) -> No
 
 def _write_answer(path: Path, soft: SoftLabels) -> None:
     from fedmentor.models import write_atomically  # keeps numpy out of --help
+    from fedmentor.teacher.contract import Answer  # keeps numpy out of --help
     from fedmentor.teacher.payload import encode_answer  # keeps numpy out of --help
     from teacher_service.payload import readable  # keeps numpy out of --help
 
-    write_atomically(path, json.dumps(readable(soft), indent=1).encode() if path.suffix == ".json" else encode_answer(soft))
+    write_atomically(path, json.dumps(readable(Answer(soft)), indent=1).encode() if path.suffix == ".json" else encode_answer(soft))
 
 
 def _print_answer(soft: SoftLabels, *, as_json: bool) -> None:

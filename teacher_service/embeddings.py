@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 
 from fedmentor.ids import Digest
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a picture: its embedding, and its size (H, W), in which prompts are given."""
+
+    embedding: torch.Tensor
+    size: tuple[int, int]
 
 
 class EmbeddingCache:
@@ -19,7 +28,7 @@ class EmbeddingCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._held: OrderedDict[Digest, torch.Tensor] = OrderedDict()
+        self._held: OrderedDict[Digest, Seen] = OrderedDict()
         self._held_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -29,8 +38,8 @@ class EmbeddingCache:
         """Bytes in use; never over the limit."""
         return self._held_bytes
 
-    def get(self, image: Digest) -> torch.Tensor | None:
-        """The embedding of a picture, or None."""
+    def get(self, image: Digest) -> Seen | None:
+        """What is kept of a picture, or None."""
         found = self._held.get(image)
         if found is None:
             self.misses += 1
@@ -39,12 +48,13 @@ class EmbeddingCache:
         self._held.move_to_end(image)
         return found
 
-    def put(self, image: Digest, embedding: torch.Tensor) -> None:
-        """Remember an embedding; one that is over the limit by itself is not kept."""
-        if image in self._held or embedding.nbytes > self._limit_bytes:
+    def put(self, image: Digest, seen: Seen) -> None:
+        """Remember a picture; one whose embedding is over the limit by itself is not kept."""
+        size = seen.embedding.nbytes
+        if image in self._held or size > self._limit_bytes:
             return
-        while self._held_bytes + embedding.nbytes > self._limit_bytes:
+        while self._held_bytes + size > self._limit_bytes:
             _, oldest = self._held.popitem(last=False)
-            self._held_bytes -= oldest.nbytes
-        self._held[image] = embedding
-        self._held_bytes += embedding.nbytes
+            self._held_bytes -= oldest.embedding.nbytes
+        self._held[image] = seen
+        self._held_bytes += size

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedmentor.errors import FedMentorError
 from fedmentor.ids import Digest
-from fedmentor.teacher.contract import Teacher
+from fedmentor.teacher.contract import Foundation
 from fedmentor.teacher.payload import encode_error
 from teacher_service.archive import CONFIG_FILE, WEIGHTS_FILE
 from teacher_service.local import LocalTeacher
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class TeacherHandler:
     """One worker's teacher. TorchServe makes it without arguments and then initializes it."""
 
-    def __init__(self, teacher: Teacher | None = None) -> None:
+    def __init__(self, teacher: Foundation | None = None) -> None:
         self._teacher = teacher
 
     def initialize(self, context: Any) -> None:
@@ -62,6 +62,10 @@ class TeacherHandler:
             context.set_response_status(body["status"], body["code"], index)
             reply = Reply(json.dumps(body).encode(), JSON_TYPE)
         context.set_response_content_type(index, reply.content_type)
+        if _came_by_grpc(context, index):
+            # TorchServe's streaming call on a handler that does not stream would kill the worker without this mark of the last
+            # answer. REST would wait for ever for what comes before a last answer, so only gRPC gets it.
+            context.set_response_header(index, "ts_stream_next", "false")
         return reply.body
 
     def _reply(self, fields: dict[str, Any]) -> Reply:
@@ -74,6 +78,11 @@ class TeacherHandler:
         except Exception as error:  # a bug on one request must not fail the whole batch
             logger.exception("request failed")
             raise FedMentorError("the teacher failed on this request") from error
+
+
+def _came_by_grpc(context: Any, index: int) -> bool:
+    """TorchServe hands no request headers over from gRPC; every HTTP request has a Host (RFC 9110, section 7.2)."""
+    return all(context.get_request_header(index, name) is None for name in ("Host", "host", "Authorization", "authorization"))
 
 
 def _device(gpu: int | None) -> str:

@@ -11,24 +11,38 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedmentor.errors import PromptRefused
+from fedmentor.errors import PromptRefused, UnknownImage
 from fedmentor.ids import Digest
-from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, TeacherCard, check_prompt, image_digest
+from fedmentor.teacher.contract import (
+    Answer,
+    Extras,
+    ObjectPrompt,
+    Pixels,
+    Prompt,
+    SoftLabels,
+    TeacherCard,
+    check_prompt,
+    image_digest,
+)
 from fedmentor.teacher.images import check_pixels
 from teacher_service.convert import convert_bundled
-from teacher_service.embeddings import EmbeddingCache
-from teacher_service.models.network import Points
+from teacher_service.embeddings import EmbeddingCache, Seen
+from teacher_service.hints import Frame, boxes_on_input, masks_on_input, points_on_input, together
+from teacher_service.models.network import best
 from teacher_service.models.registry import architecture
 from teacher_service.weights import Weights, read_weights
 
 EMBEDDING_CACHE_BYTES = 256 << 20
 """Room for about sixty LiteMedSAM or a thousand SAM-Med2D embeddings."""
 
+HINTS_A_TOKEN = 4
+"""Pixels of a rough mask along one side of a token of the image's grid (segment_anything.modeling.PromptEncoder)."""
+
 _F16_MAX = float(np.finfo(np.float16).max)
 
 
 class LocalTeacher:
-    """Implements fedmentor.teacher.contract.Teacher on a network in this process.
+    """Implements fedmentor.teacher.contract.Foundation on a network in this process.
 
     Pictures are encoded one at a time and all objects of a prompt are decoded together, so an answer never depends on what other
     callers ask. Safe to call from several threads; they take turns.
@@ -52,24 +66,37 @@ class LocalTeacher:
 
     def soften(self, pixels: Pixels, prompt: Prompt) -> SoftLabels:
         """See Teacher."""
-        check_pixels(pixels)
-        size = (pixels.shape[0], pixels.shape[1])
+        return self.ask(pixels, prompt, Extras()).soft
+
+    def size_of(self, image: Digest) -> tuple[int, int]:
+        """See Foundation."""
+        with self._lock:
+            return self._known(image).size
+
+    def ask(self, image: Pixels | Digest, prompt: Prompt, extras: Extras) -> Answer:
+        """See Foundation."""
+        if extras.candidates and not self._network.multimask:
+            raise PromptRefused(f"{self._card.architecture} was not trained to give three masks", cure="ask for one")
+        if isinstance(image, str):
+            size, name, pixels = self.size_of(image), image, None
+        else:
+            check_pixels(image)
+            size, name, pixels = (image.shape[0], image.shape[1]), image_digest(image), image
         check_prompt(prompt, size)
         self._check_trained_for(prompt)
-        boxes, points = self._on_input(prompt, size)
-        image = image_digest(pixels)
         with self._lock:
             start = time.perf_counter()
-            embedding, cached = self._embed(pixels, image)
+            embedding, cached = self._embed(pixels, name)
             encoded = time.perf_counter()
-            logits, quality = self._network.decode(embedding, boxes, points)
+            masks, quality = self._decode(embedding, prompt.each(), size)
             decoded = time.perf_counter()
-        return SoftLabels(
-            logits=logits.clamp(-_F16_MAX, _F16_MAX).to("cpu", torch.float16).numpy(),
-            predicted_iou=quality.to("cpu", torch.float32).numpy(),
+        logits, predicted = best(masks, quality)
+        soft = SoftLabels(
+            logits=_float16(logits),
+            predicted_iou=_float32(predicted),
             content=self._content(size),
             image_size=size,
-            image_digest=image,
+            image_digest=name,
             prompt=prompt,
             teacher=self._card,
             timings_ms={
@@ -78,44 +105,69 @@ class LocalTeacher:
                 "embedding_cached": float(cached),
             },
         )
+        return Answer(
+            soft,
+            candidates=(_float16(masks), _float32(quality)) if extras.candidates else None,
+            embedding=_float32(embedding[0]) if extras.embedding else None,
+        )
 
     def _check_trained_for(self, prompt: Prompt) -> None:
-        for kind, used in (("box", bool(prompt.boxes)), ("point", bool(prompt.points))):
-            if used and kind not in self._card.prompts:
-                raise PromptRefused(
-                    f"{self._card.architecture} was not trained for {kind} prompts",
-                    cure=f"prompt it with a {' or a '.join(self._card.prompts)}",
-                )
+        used = {kind for each in prompt.each() for kind in each.kinds()}
+        for kind in sorted(used - set(self._card.prompts)):
+            raise PromptRefused(
+                f"{self._card.architecture} was not trained for {kind} prompts",
+                cure=f"prompt it with a {' or a '.join(self._card.prompts)}",
+            )
 
-    def _embed(self, pixels: Pixels, image: Digest) -> tuple[torch.Tensor, bool]:
-        known = self._embeddings.get(image)
-        if known is not None:
-            return known, True
+    def _known(self, image: Digest) -> Seen:
+        seen = self._embeddings.get(image)
+        if seen is None:
+            raise UnknownImage("the teacher does not hold this image, or no longer", cure="send the image itself")
+        return seen
+
+    def _embed(self, pixels: Pixels | None, image: Digest) -> tuple[torch.Tensor, bool]:
+        if pixels is None:
+            return self._known(image).embedding, True
+        seen = self._embeddings.get(image)
+        if seen is not None:
+            return seen.embedding, True
         prepared = torch.from_numpy(self._architecture.preprocessing.image(pixels))[None]
         embedding = self._network.encode(prepared)
-        self._embeddings.put(image, embedding)
+        self._embeddings.put(image, Seen(embedding, (pixels.shape[0], pixels.shape[1])))
         return embedding, False
 
-    def _on_input(self, prompt: Prompt, size: tuple[int, int]) -> tuple[torch.Tensor | None, Points | None]:
-        """The prompt in the network's coordinates. Points alone are one object; with boxes they refine every box."""
-        objects = max(1, len(prompt.boxes))
-        boxes = points = None
-        if prompt.boxes:
-            corners = np.array([[(b.x0, b.y0), (b.x1, b.y1)] for b in prompt.boxes], np.float64)
-            boxes = self._coordinates(corners, size).reshape(objects, 4)
-        if prompt.points:
-            clicks = np.array([(p.x, p.y) for p in prompt.points], np.float64)
-            labels = torch.tensor([p.label for p in prompt.points], dtype=torch.int32)
-            points = (self._coordinates(clicks, size).expand(objects, -1, -1), labels.expand(objects, -1))
-        return boxes, points
-
-    def _coordinates(self, xy: npt.NDArray[np.float64], size: tuple[int, int]) -> torch.Tensor:
-        return torch.from_numpy(self._architecture.preprocessing.coordinates(xy, size))
+    def _decode(
+        self, embedding: torch.Tensor, objects: tuple[ObjectPrompt, ...], size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All masks [K, M, h, w] and qualities [K, M] in the order of the objects."""
+        side = self._card.input_size
+        hint_side = HINTS_A_TOKEN * self._network.position.shape[-1]
+        frame = Frame(self._architecture.preprocessing, side, hint_side, self._architecture.hint_form, size)
+        order: list[int] = []
+        decoded = []
+        for group in together(objects):
+            alike = [objects[index] for index in group]
+            parts = boxes_on_input(alike, frame), points_on_input(alike, frame), masks_on_input(alike, frame)
+            decoded.append(self._network.decode_all(embedding, *parts))
+            order += group
+        back = torch.tensor(order).argsort()
+        masks, quality = (torch.cat(each)[back.to(embedding.device)] for each in zip(*decoded, strict=True))
+        return masks, quality
 
     def _content(self, size: tuple[int, int]) -> tuple[int, int]:
         height, width = self._architecture.preprocessing.content(size)
         ratio = self._card.mask_size / self._card.input_size
         return round(height * ratio), round(width * ratio)
+
+
+def _float16(logits: torch.Tensor) -> npt.NDArray[np.float16]:
+    values: npt.NDArray[np.float16] = logits.clamp(-_F16_MAX, _F16_MAX).to("cpu", torch.float16).numpy()
+    return values
+
+
+def _float32(values: torch.Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = values.to("cpu", torch.float32).contiguous().numpy()
+    return array
 
 
 def local_teacher(weights: Path | None = None, *, device: str = "cpu") -> LocalTeacher:

@@ -13,21 +13,29 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fedmentor.errors import ConfigError, FedMentorError, PortInUse, TeacherUnreachable
+from fedmentor.ids import Digest
 from fedmentor.models import write_atomically
 from fedmentor.teacher.client import Patience, TorchServeTeacher
-from fedmentor.teacher.contract import TeacherCard
+from fedmentor.teacher.contract import Prompt, TeacherCard
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
+from fedmentor.teacher.images import MIN_SIDE
 from fedmentor.teacher.payload import decode_error
+from fedmentor.teacher.prompts import whole_box
 from teacher_service import settings
 from teacher_service.archive import build_archive, check_archive
 from teacher_service.convert import convert_bundled
@@ -35,10 +43,15 @@ from teacher_service.java import find_java
 from teacher_service.keeper import Plan
 from teacher_service.ports import choose_ports
 from teacher_service.settings import Ports
+from teacher_service.tls import write_certificate
 
 LOCK_FILE = "lock"
 
-_PROBE = Patience(answer_s=10.0, busy_s=0.0, absent_s=0.0)
+_PROBE = Patience(answer_s=60.0, busy_s=0.0, absent_s=0.0, lost_s=0.0)
+_TINY_PICTURE = np.zeros((MIN_SIDE, MIN_SIDE), np.uint8)
+_WHOLE = Prompt(whole_box((MIN_SIDE, MIN_SIDE)))
+"""What a server is asked before it counts as ready: a real prediction, because TorchServe's ping knows nothing of workers."""
+
 _POLL_S = 0.2
 _DRAIN_S = 60.0
 _KEEPER_STOP_S = 40.0
@@ -57,8 +70,12 @@ class ServerConfig:
         archive: a .mar that ``fedmentor teacher build`` wrote; None for LiteMedSAM as installed.
             An archive is code: serve only what you built.
         port: inference port; None for a free one.
+        host: address that the inference port listens on. Requests and tokens on it are not encrypted: loopback, or all addresses
+            (0.0.0.0) of a container on a private network.
         threads: arithmetic threads of the worker. One where a student trains on the same cores.
         heap_mb: heap of the Java front end.
+        tls: encrypt the inference doors with a certificate of their own, new with every start; then gRPC listens on ``host`` too.
+        archive_sha256: what the archive must be; None for anything that this version would have built.
         token_minutes: life of a token; it is renewed after half of it.
         startup_s: how long loading may take.
     """
@@ -70,6 +87,9 @@ class ServerConfig:
     heap_mb: int = 256
     token_minutes: float = 60.0
     startup_s: float = 180.0
+    host: str = settings.HOST
+    tls: bool = False
+    archive_sha256: Digest | None = None
 
 
 class Server:
@@ -197,7 +217,7 @@ def drain(endpoint: Endpoint) -> None:
     """Wait for requests that are under way: one worker answers in order, so a question of our own comes after them all."""
     with (
         contextlib.suppress(FedMentorError),
-        TorchServeTeacher(endpoint, Patience(answer_s=_DRAIN_S, busy_s=0.0, absent_s=0.0)) as client,
+        TorchServeTeacher(endpoint, Patience(answer_s=_DRAIN_S, busy_s=0.0, absent_s=0.0, lost_s=0.0)) as client,
     ):
         client.describe()
 
@@ -234,7 +254,7 @@ def _lay_out(config: ServerConfig) -> None:
         build_archive(weights, packed)
         weights.unlink()
     else:
-        check_archive(config.archive)
+        check_archive(config.archive, config.archive_sha256)
         _take_archive(config.archive, packed)
 
 
@@ -248,7 +268,11 @@ def _take_archive(archive: Path, packed: Path) -> None:
 def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subprocess.Popen[bytes]:
     home = _torchserve_home()
     run_folder = config.run_folder
-    (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, ports, config.token_minutes))
+    doors = settings.Doors(ports, config.host, config.tls)
+    (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, doors, config.token_minutes))
+    if config.tls:
+        names = sorted({settings.HOST, "localhost", socket.gethostname()})
+        write_certificate(run_folder, names, datetime.now(timezone.utc))
     temporary = run_folder / settings.TEMPORARY_FOLDER
     temporary.mkdir(exist_ok=True)  # an earlier try's keeper took it away
     short = short_name(temporary)
@@ -257,6 +281,7 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
         management_port=ports.management,
         renew_s=30.0 * config.token_minutes,
         short_name="" if short == temporary else str(short),
+        probe=[sys.executable, "-m", "teacher_service.probe", str(run_folder)],
     ).write(run_folder)
     with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603  # our own module
@@ -297,19 +322,27 @@ def _torchserve_home() -> Path:
 
 
 def _await_answer(config: ServerConfig, ports: Ports, keeper: subprocess.Popen[bytes]) -> Server:
-    endpoint = Endpoint(settings.address(ports.inference), config.run_folder / settings.KEY_FILE)
+    endpoint = _endpoint(config, ports)
     deadline = time.monotonic() + config.startup_s
     with TorchServeTeacher(endpoint, _PROBE) as client:
         while time.monotonic() < deadline:
             _check_coming_up(config.run_folder, keeper)
             with contextlib.suppress(TeacherUnreachable):
-                card = client.describe()
+                card = client.soften(_TINY_PICTURE, _WHOLE).teacher
                 _write_state(config.run_folder, endpoint, ports, card, keeper.pid)
                 return Server(endpoint, card, ports, keeper)
             time.sleep(_POLL_S)
     raise TeacherUnreachable(
         f"TorchServe did not answer within {config.startup_s:g} s", cure=f"look at {config.run_folder / settings.LOG_FOLDER}"
     )
+
+
+def _endpoint(config: ServerConfig, ports: Ports) -> Endpoint:
+    key_file = config.run_folder / settings.KEY_FILE
+    if not config.tls:
+        return Endpoint(settings.address(ports.inference), key_file)
+    url = settings.address(ports.inference, scheme="https")
+    return Endpoint(url, key_file, config.run_folder / settings.CERTIFICATE_PEM)
 
 
 def _check_coming_up(run_folder: Path, keeper: subprocess.Popen[bytes]) -> None:
@@ -326,8 +359,11 @@ def _check_coming_up(run_folder: Path, keeper: subprocess.Popen[bytes]) -> None:
 
 
 def _write_state(run_folder: Path, endpoint: Endpoint, ports: Ports, card: TeacherCard, keeper_pid: int) -> None:
-    state = {
+    scheme = "grpc" if endpoint.ca_file is None else "grpcs"
+    state: dict[str, Any] = {
         "url": endpoint.url,
+        "grpc_url": settings.address(ports.grpc_inference, scheme=scheme),
+        **({} if endpoint.ca_file is None else {"ca_file": str(endpoint.ca_file)}),
         "key_file": str(endpoint.key_file),
         "keeper_pid": keeper_pid,
         "ports": asdict(ports),

@@ -1,6 +1,7 @@
 """TorchServe's settings, pure: from a few values to its configuration file, command line and environment.
 
-Everything listens on loopback. Tokens are on, the model API is off, models come from the store alone, archives install nothing.
+Everything listens on loopback; only the inference doors may be told otherwise. Tokens are on, the model API is off, models come
+from the store alone, archives install nothing: see config.properties.template.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from fedmentor.teacher.images import MAX_IMAGE_BYTES
 from teacher_service.payload import MAX_ANSWER_BYTES
 
 HOST = "127.0.0.1"
 SCHEME = "http"
-"""Plain HTTP never leaves the machine. TorchServe's own TLS is limited to 1.2 with two old ciphers."""
+"""TorchServe's own TLS is limited to 1.2 with two old ciphers at its REST door; on loopback it protects nothing."""
 
 MODEL_NAME = "teacher"
 """The name under which TorchServe serves: ``POST /predictions/teacher``."""
@@ -28,6 +31,9 @@ REFUSAL_FILE = "refused.json"
 
 KEY_FILE = "key_file.json"
 PROPERTIES_FILE = "config.properties"
+TEMPLATE_FILE = "config.properties.template"
+CERTIFICATE_PEM = "tls-certificate.pem"
+KEY_PEM = "tls-key.pem"
 LOG_FOLDER = "logs"
 TEMPORARY_FOLDER = "tmp"
 STORE_FOLDER = "store"
@@ -51,38 +57,47 @@ class Ports:
     grpc_management: int
 
 
-def address(port: int) -> str:
+@dataclass(frozen=True)
+class Doors:
+    """Where and how the inference doors listen; the management and metrics doors stay on loopback, unencrypted.
+
+    Attributes:
+        ports: of all doors.
+        host: of the REST inference door, and of the gRPC one if it is encrypted.
+        tls: whether the two speak TLS, with the certificate in the run folder (teacher_service.tls).
+    """
+
+    ports: Ports
+    host: str = HOST
+    tls: bool = False
+
+
+def address(port: int, host: str = HOST, scheme: str = SCHEME) -> str:
     """The URL of a door."""
-    return f"{SCHEME}://{HOST}:{port}"
+    return f"{scheme}://{host}:{port}"
 
 
-def properties(run_folder: Path, ports: Ports, token_minutes: float) -> str:
-    """The content of config.properties."""
-    lines = {
-        "inference_address": address(ports.inference),
-        "management_address": address(ports.management),
-        "metrics_address": address(ports.metrics),
-        "grpc_inference_address": HOST,
-        "grpc_inference_port": ports.grpc_inference,
-        "grpc_management_address": HOST,
-        "grpc_management_port": ports.grpc_management,
-        "disable_token_authorization": "false",
-        "token_expiration_min": token_minutes,
-        "enable_model_api": "false",
-        "allowed_urls": f"file://{run_folder / STORE_FOLDER}/.*",
-        "install_py_dep_per_model": "false",
-        "enable_envvars_config": "false",
-        "default_workers_per_model": 1,
-        "number_of_netty_threads": 2,
-        "netty_client_threads": 1,
-        "job_queue_size": QUEUE_REQUESTS,
-        "max_request_size": MAX_REQUEST_BYTES,
-        "max_response_size": MAX_ANSWER_BYTES + (1 << 20),
-        "metrics_mode": "prometheus",
-        "model_metrics_auto_detect": "true",
-        "disable_system_metrics": "true",
-    }
-    return "".join(f"{key}={value}\n" for key, value in lines.items())
+def properties(run_folder: Path, doors: Doors, token_minutes: float) -> str:
+    """The content of config.properties, from the template beside this file."""
+    ports = doors.ports
+    text = Template(files("teacher_service").joinpath(TEMPLATE_FILE).read_text()).substitute(
+        inference_address=address(ports.inference, doors.host, "https" if doors.tls else SCHEME),
+        management_address=address(ports.management),
+        metrics_address=address(ports.metrics),
+        host=doors.host if doors.tls else HOST,
+        grpc_inference_port=ports.grpc_inference,
+        grpc_management_port=ports.grpc_management,
+        token_minutes=token_minutes,
+        allowed_urls=f"file://{run_folder / STORE_FOLDER}/.*",
+        max_request_size=MAX_REQUEST_BYTES,
+        max_response_size=MAX_ANSWER_BYTES + (1 << 20),
+        job_queue_size=QUEUE_REQUESTS,
+    )
+    return text + (_tls(run_folder) if doors.tls else "")
+
+
+def _tls(run_folder: Path) -> str:
+    return f"private_key_file={run_folder / KEY_PEM}\ncertificate_file={run_folder / CERTIFICATE_PEM}\nenable_grpc_ssl=true\n"
 
 
 def command(java: Path, torchserve_home: Path, run_folder: Path, temporary: Path, heap_mb: int) -> list[str]:

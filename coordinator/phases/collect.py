@@ -1,6 +1,6 @@
 """Collect: take updates. Bounds: quorum to roster sites; ``collect_seconds``.
 
-1. every site of the roster has delivered: go on at once;
+1. every site that was asked (in a secure run U2, else the roster) has delivered: go on at once;
 2. the deadline has passed: go on with the quorum, or fail the attempt;
 3. the quorum has delivered and every other site has been gone for ``straggler_grace_s``: go on without them. A site that is
    connected is waited for until the deadline; one that has been gone since an earlier round costs no time at all, and neither does
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from coordinator.phases.phase import Context, Moved, Stay, fail, to_phase, transition, waited_for
+from coordinator.phases.short_step import close_step
 from coordinator.progress import Moment
 from coordinator.state import PhaseName
 
@@ -17,12 +18,15 @@ from coordinator.state import PhaseName
 def collect(context: Context, moment: Moment) -> Stay | Moved:
     """See the module. The closing transaction ends acceptance; what was accepted up to it counts."""
     manifest = context.manifest
-    missing = frozenset(manifest.roster) - moment.delivered - context.presence.refused(moment.state.ref(manifest.run))
-    quorum = len(moment.delivered) >= manifest.quorum
+    asked = context.secure.expected(moment.state) if context.secure else frozenset(manifest.roster)
+    missing = asked - moment.set_aside - moment.delivered - context.presence.refused(moment.state.ref(manifest.run))
+    quorum = len(moment.delivered) >= manifest.needed
     left_s = manifest.collect_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, missing) if quorum else None
     if (quorum and left_s <= 0) or (grace_s is not None and grace_s <= 0):  # 1, 2, 3: no grace where none is missing
+        if context.secure:
+            return close_step(context, moment, PhaseName.CONSENT)
         return transition(context, moment, "close_round", to_phase(moment, PhaseName.AGGREGATE))
     if left_s <= 0:  # 2
-        return fail(context, moment, f"{len(moment.delivered)} of {manifest.quorum} needed updates arrived in time")
+        return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived in time")
     return Stay(left_s if grace_s is None else min(left_s, grace_s))

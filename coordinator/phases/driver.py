@@ -8,14 +8,19 @@ from dataclasses import replace
 from typing import Final
 
 from coordinator.events import Observer, PhaseEntered
+from coordinator.phases.advertise import advertise
 from coordinator.phases.aggregate import aggregate
 from coordinator.phases.collect import collect
+from coordinator.phases.consent import consent
 from coordinator.phases.evaluate_last import evaluate_last
 from coordinator.phases.failure import failure
+from coordinator.phases.gate import gate
 from coordinator.phases.idle import idle
 from coordinator.phases.open_round import open_round
 from coordinator.phases.phase import Context, Moved, Over, Phase
 from coordinator.phases.publish import publish
+from coordinator.phases.reveal import reveal
+from coordinator.phases.share import share
 from coordinator.phases.shutdown import shutdown
 from coordinator.progress import Moment, Progress
 from coordinator.state import PhaseName
@@ -25,8 +30,13 @@ from fedmentor.errors import BrokenStore
 PHASES: Final[Mapping[PhaseName, Phase]] = {
     PhaseName.IDLE: idle,
     PhaseName.OPEN: open_round,
+    PhaseName.ADVERTISE: advertise,
+    PhaseName.SHARE: share,
     PhaseName.COLLECT: collect,
+    PhaseName.CONSENT: consent,
+    PhaseName.REVEAL: reveal,
     PhaseName.AGGREGATE: aggregate,
+    PhaseName.GATE: gate,
     PhaseName.PUBLISH: publish,
     PhaseName.EVALUATE: evaluate_last,
     PhaseName.FAILURE: failure,

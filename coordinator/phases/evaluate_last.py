@@ -14,7 +14,7 @@ from fedmentor.federation import Outcome
 def evaluate_last(context: Context, moment: Moment) -> Stay | Moved:
     """See the module. A site that has been gone for ``straggler_grace_s`` is not waited for, nor one that sends no scores."""
     asked = context.manifest.roster if context.manifest.reports_scores else ()
-    missing = frozenset(asked) - moment.scored
+    missing = frozenset(asked) - moment.set_aside - moment.scored
     left_s = context.manifest.evaluate_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, missing)
     if left_s > 0 and (grace_s is None or grace_s > 0):

@@ -14,12 +14,13 @@ from coordinator.state import PhaseName
 def idle(context: Context, moment: Moment) -> Stay | Moved:
     """See the module."""
     manifest = context.manifest
-    missing = frozenset(context.presence.absence_s())
-    connected = len(manifest.roster) - len(missing)
-    grace_s = waited_for(context, missing) if connected >= manifest.quorum else None
+    asked = frozenset(manifest.roster) - moment.set_aside
+    missing = asked & context.presence.absence_s().keys()
+    connected = len(asked) - len(missing)
+    grace_s = waited_for(context, missing) if connected >= manifest.needed else None
     if grace_s is not None and grace_s <= 0:
         return transition(context, moment, "gather_quorum", to_phase(moment, PhaseName.OPEN), fields={"connected": connected})
     left_s = context.limits.gather_s - moment.phase_elapsed_s
     if left_s <= 0:
-        return fail(context, moment, f"{connected} of {manifest.quorum} needed sites were connected")
+        return fail(context, moment, f"{connected} of {manifest.needed} needed sites were connected")
     return Stay(left_s if grace_s is None else min(left_s, grace_s))

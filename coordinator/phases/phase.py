@@ -6,12 +6,15 @@ restart with the same state, so whatever they do before that transaction must be
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coordinator.audit.notary import Notary
 from coordinator.presence import Presence
 from coordinator.progress import Moment, TrafficMeter
+from coordinator.secure import SecureRounds
 from coordinator.state import PhaseName, RunState
 from coordinator.store.journal import COORDINATOR, Journal, Transaction
 from coordinator.store.models import ModelStore
@@ -20,6 +23,7 @@ from fedmentor.audit import Fields
 from fedmentor.clock import Clock
 from fedmentor.federation import RunManifest
 from fedmentor.ids import SiteId
+from fedmentor.privacy.noise import Entropy
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class Context:
     presence: Presence
     meter: TrafficMeter
     clock: Clock
+    secure: SecureRounds | None = None
+    notary: Notary | None = None
+    entropy: Entropy = os.urandom
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def transition(
     fields: Fields | None = None,
     also: Callable[[Transaction], None] | None = None,
 ) -> Moved:
-    """Go to another state in one transaction.
+    """Go to another state in one transaction. Where that ends a round or the run, its audit trail gets a signed checkpoint.
 
     Args:
         name: of the transaction and of its audit record.
@@ -99,6 +106,8 @@ def transition(
             also(tx)
         where: dict[str, Any] = {"round": moment.state.round, "attempt": moment.state.attempt}
         tx.audit(COORDINATOR, name, {**where, **(fields or {})})
+        if context.notary is not None and (to.round != moment.state.round or to.phase is PhaseName.SHUTDOWN):
+            context.notary.seal(tx, context.manifest.run, moment.state.round, context.clock.now())
 
     context.journal.run_tx(name, write)
     return Moved()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.phases.phase import Context, Moved, to_phase, transition
 from coordinator.progress import Moment
 from coordinator.state import PhaseName, PublishedRound
+from coordinator.store.journal import Transaction
 from fedmentor.errors import BrokenStore
 from fedmentor.ids import Attempt, Round
 
@@ -29,5 +30,10 @@ def publish(context: Context, moment: Moment) -> Moved:
     following = Round(state.round + 1)
     phase = PhaseName.EVALUATE if following == context.manifest.rounds else PhaseName.IDLE
     to = to_phase(moment, phase, round=following, attempt=Attempt(1), model=state.pending, pending=None)
+
+    def write(tx: Transaction) -> None:
+        tx.put_round(published)
+        tx.forget_noise()
+
     fields = {"model": published.model, "base_model": published.base_model}
-    return transition(context, moment, "publish_round", to, fields=fields, also=lambda tx: tx.put_round(published))
+    return transition(context, moment, "publish_round", to, fields=fields, also=write)

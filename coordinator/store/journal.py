@@ -12,14 +12,16 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from coordinator.state import AcceptedUpdate, PublishedRound, RunState, SiteScores, Traffic
-from fedmentor.audit import AuditRecord, Fields, Head
-from fedmentor.federation import RunManifest
-from fedmentor.ids import Attempt, Round, SiteId
+from coordinator.store.conduct import ConductTransaction
+from fedmentor.audit import AuditRecord, Fields, Head, vocabulary
+from fedmentor.audit.checkpoint import Countersignature, SignedCheckpoint
+from fedmentor.federation import RunManifest, StepAnswer, StepName
+from fedmentor.ids import Attempt, Digest, Round, SiteId
 
 T = TypeVar("T")
 
 
-class Transaction(Protocol):
+class Transaction(ConductTransaction, Protocol):
     """What ``fn`` may do. Values are only valid inside the transaction; do not keep the object."""
 
     def manifest(self) -> RunManifest | None:
@@ -55,6 +57,34 @@ class Transaction(Protocol):
 
         Raises:
             BrokenStore: the site already has one in this attempt (ask ``updates`` first).
+        """
+        ...
+
+    def open_secure_attempt(self, round_: Round, attempt: Attempt, audit_root: Digest) -> None:
+        """Begin an attempt of a secure run: note its audit root, and forget the answers of every other attempt.
+
+        Raises:
+            BrokenStore: that attempt has begun already.
+        """
+        ...
+
+    def audit_root(self, round_: Round, attempt: Attempt) -> Digest | None:
+        """The audit root of a secure attempt; None where there is no such attempt."""
+        ...
+
+    def answers(self, round_: Round, attempt: Attempt) -> tuple[tuple[SiteId, StepAnswer], ...]:
+        """What sites said in a secure attempt, sorted by step and site."""
+        ...
+
+    def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
+        """Which sites have said something in this step."""
+        ...
+
+    def put_answer(self, site: SiteId, answer: StepAnswer) -> None:
+        """Keep what a site said.
+
+        Raises:
+            BrokenStore: the site already said something in this step (ask ``answers`` first).
         """
         ...
 
@@ -98,8 +128,36 @@ class Transaction(Protocol):
         """Length and last hash of the audit chain; EMPTY before the first record. Costs the same however long the chain is."""
         ...
 
-    def audit_records(self) -> tuple[AuditRecord, ...]:
-        """The whole audit chain in order."""
+    def audit_records(self, start: int = 0, stop: int | None = None) -> tuple[AuditRecord, ...]:
+        """The audit chain in order, or the records from number ``start`` to before number ``stop``, as far as there are any."""
+        ...
+
+    def checkpoint(self, records: int | None = None) -> SignedCheckpoint | None:
+        """The checkpoint of the chain of that length, or the newest one; None where there is none."""
+        ...
+
+    def checkpoints(self) -> tuple[SignedCheckpoint, ...]:
+        """Every checkpoint, by length."""
+        ...
+
+    def put_checkpoint(self, signed: SignedCheckpoint) -> None:
+        """Keep a checkpoint.
+
+        Raises:
+            BrokenStore: there is one of that length.
+        """
+        ...
+
+    def countersignatures(self, records: int | None = None) -> tuple[Countersignature, ...]:
+        """The sites' signatures under the checkpoint of that length, or all of them; sorted by length and site."""
+        ...
+
+    def put_countersignature(self, countersignature: Countersignature) -> bool:
+        """Keep a site's signature; False where there is one already: nothing is overwritten.
+
+        Raises:
+            BrokenStore: there is no checkpoint of that length.
+        """
         ...
 
 
@@ -119,10 +177,10 @@ class Journal(Protocol):
         ...
 
 
-COORDINATOR = "coordinator"
+COORDINATOR = vocabulary.COORDINATOR
 """Actor of audit records for what the coordinator does by itself."""
 
 
 def site_actor(site: SiteId) -> str:
     """Actor of audit records for what a site did."""
-    return f"site {site}"
+    return vocabulary.site_actor(site)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from coordinator.state import AcceptedUpdate, PublishedRound, RunState, SiteScores, Traffic
+from coordinator.store.conduct import ConductTables, MemoryConduct
 from coordinator.store.journal import T, Transaction
 from fedmentor.audit import EMPTY, AuditRecord, Fields, Head, head_of, next_record
+from fedmentor.audit.checkpoint import Countersignature, SignedCheckpoint
 from fedmentor.clock import Clock
 from fedmentor.errors import BrokenStore
-from fedmentor.federation import RunManifest
-from fedmentor.ids import Attempt, Round, SiteId
+from fedmentor.federation import RunManifest, StepAnswer, StepName
+from fedmentor.ids import Attempt, Digest, Round, SiteId
 
 
 @dataclass
@@ -20,20 +22,30 @@ class _Tables:
     manifest: RunManifest | None = None
     state: RunState | None = None
     updates: dict[tuple[Round, Attempt, SiteId], AcceptedUpdate] = field(default_factory=dict)
+    roots: dict[tuple[Round, Attempt], Digest] = field(default_factory=dict)
+    answers: dict[tuple[Round, Attempt, str, SiteId], StepAnswer] = field(default_factory=dict)
     scores: dict[tuple[Round, SiteId], SiteScores] = field(default_factory=dict)
     rounds: dict[Round, PublishedRound] = field(default_factory=dict)
     traffic: dict[tuple[Round, SiteId], Traffic] = field(default_factory=dict)
     audit: list[AuditRecord] = field(default_factory=list)
+    checkpoints: dict[int, SignedCheckpoint] = field(default_factory=dict)
+    countersignatures: dict[tuple[int, SiteId], Countersignature] = field(default_factory=dict)
+    conduct: ConductTables = field(default_factory=ConductTables)
 
     def copy(self) -> _Tables:
         return _Tables(
             self.manifest,
             self.state,
             dict(self.updates),
+            dict(self.roots),
+            dict(self.answers),
             dict(self.scores),
             dict(self.rounds),
             dict(self.traffic),
             list(self.audit),
+            dict(self.checkpoints),
+            dict(self.countersignatures),
+            self.conduct.copy(),
         )
 
 
@@ -62,9 +74,10 @@ class MemoryJournal:
             self._closed = True
 
 
-class _MemoryTransaction:
+class _MemoryTransaction(MemoryConduct):
     def __init__(self, tables: _Tables, clock: Clock) -> None:
         self._tables = tables
+        self._conduct = tables.conduct
         self._clock = clock
 
     def manifest(self) -> RunManifest | None:
@@ -91,6 +104,27 @@ class _MemoryTransaction:
         if key in self._tables.updates:
             raise BrokenStore("the site already has an update in this attempt")
         self._tables.updates[key] = update
+
+    def open_secure_attempt(self, round_: Round, attempt: Attempt, audit_root: Digest) -> None:
+        if (round_, attempt) in self._tables.roots:
+            raise BrokenStore("the attempt has begun already")
+        self._tables.roots[round_, attempt] = audit_root
+        self._tables.answers.clear()
+
+    def audit_root(self, round_: Round, attempt: Attempt) -> Digest | None:
+        return self._tables.roots.get((round_, attempt))
+
+    def answers(self, round_: Round, attempt: Attempt) -> tuple[tuple[SiteId, StepAnswer], ...]:
+        return tuple((key[3], answer) for key, answer in sorted(self._tables.answers.items()) if key[:2] == (round_, attempt))
+
+    def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
+        return frozenset(key[3] for key in self._tables.answers if key[:3] == (round_, attempt, step.value))
+
+    def put_answer(self, site: SiteId, answer: StepAnswer) -> None:
+        key = (answer.round.round, answer.round.attempt, answer.step.value, site)
+        if key in self._tables.answers:
+            raise BrokenStore("the site already said something in this step")
+        self._tables.answers[key] = answer
 
     def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
         return tuple(scores for _, scores in sorted(self._tables.scores.items()) if round_ in (None, scores.round))
@@ -121,5 +155,26 @@ class _MemoryTransaction:
     def audit_head(self) -> Head:
         return head_of(self._tables.audit[-1]) if self._tables.audit else EMPTY
 
-    def audit_records(self) -> tuple[AuditRecord, ...]:
-        return tuple(self._tables.audit)
+    def audit_records(self, start: int = 0, stop: int | None = None) -> tuple[AuditRecord, ...]:
+        return tuple(self._tables.audit[start:stop])
+
+    def checkpoint(self, records: int | None = None) -> SignedCheckpoint | None:
+        checkpoints = self._tables.checkpoints
+        return checkpoints.get(max(checkpoints, default=0) if records is None else records)
+
+    def checkpoints(self) -> tuple[SignedCheckpoint, ...]:
+        return tuple(signed for _, signed in sorted(self._tables.checkpoints.items()))
+
+    def put_checkpoint(self, signed: SignedCheckpoint) -> None:
+        if signed.records in self._tables.checkpoints:
+            raise BrokenStore("there is a checkpoint of that length")
+        self._tables.checkpoints[signed.records] = signed
+
+    def countersignatures(self, records: int | None = None) -> tuple[Countersignature, ...]:
+        return tuple(item for _, item in sorted(self._tables.countersignatures.items()) if records in (None, item.records))
+
+    def put_countersignature(self, countersignature: Countersignature) -> bool:
+        if countersignature.records not in self._tables.checkpoints:
+            raise BrokenStore("there is no checkpoint of that length")
+        key = (countersignature.records, countersignature.site)
+        return self._tables.countersignatures.setdefault(key, countersignature) is countersignature

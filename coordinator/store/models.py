@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,19 @@ class ModelStore:
             self.write(_tensor_blocks(path, self._spec), lambda _: record, expected)
         except SafetensorError as error:
             raise ModelError(f"{path} cannot be read as safetensors", cure="make or copy the model again") from error
+
+    def keep_only(self, named: Collection[Digest]) -> None:
+        """Remove every other model. Nobody may be reading one: only models that are named are served.
+
+        Raises:
+            BrokenStore: the disk refused.
+        """
+        try:
+            for folder in self._folder.iterdir():
+                if folder.name not in named and not folder.name.startswith("."):
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise BrokenStore(f"the store of models failed: {error.strerror}") from error
 
     def clean(self) -> None:
         """Remove drafts that a crash left."""

@@ -76,3 +76,95 @@ BEGIN SELECT RAISE (ABORT, 'audit records are never changed'); END;
 
 CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
 BEGIN SELECT RAISE (ABORT, 'audit records are never removed'); END;
+
+CREATE TABLE secure_attempt (
+    round      INTEGER NOT NULL,                            -- immutable
+    attempt    INTEGER NOT NULL,                            -- immutable
+    audit_root TEXT NOT NULL,                               -- immutable: head of the audit chain, part of the attempt's context
+    PRIMARY KEY (round, attempt)
+) STRICT;
+
+CREATE TABLE secure_answer (
+    round   INTEGER NOT NULL,                               -- immutable
+    attempt INTEGER NOT NULL,                               -- immutable
+    step    TEXT NOT NULL,                                  -- immutable: fedmentor.federation.StepName
+    site    TEXT NOT NULL,                                  -- immutable: from the certificate's URI SAN
+    message BLOB NOT NULL,                                  -- immutable: as the site signed it; removed once its round is over
+    PRIMARY KEY (round, attempt, step, site)
+) STRICT;
+
+CREATE TABLE checkpoint (
+    records   INTEGER PRIMARY KEY,                          -- immutable: length of the audit chain that it covers
+    content   BLOB NOT NULL,                                -- immutable: canonical JSON, as signed and sent
+    signature BLOB NOT NULL                                 -- immutable: Ed25519, by the coordinator
+) STRICT;
+
+CREATE TABLE countersignature (
+    records   INTEGER NOT NULL REFERENCES checkpoint,       -- immutable
+    site      TEXT NOT NULL,                                -- immutable: from the certificate's URI SAN
+    signature BLOB NOT NULL,                                -- immutable: Ed25519, by the site
+    PRIMARY KEY (records, site)
+) STRICT;
+
+CREATE TRIGGER checkpoint_is_append_only_update BEFORE UPDATE ON checkpoint
+BEGIN SELECT RAISE (ABORT, 'checkpoints are never changed'); END;
+
+CREATE TRIGGER checkpoint_is_append_only_delete BEFORE DELETE ON checkpoint
+BEGIN SELECT RAISE (ABORT, 'checkpoints are never removed'); END;
+
+CREATE TRIGGER countersignature_is_append_only_update BEFORE UPDATE ON countersignature
+BEGIN SELECT RAISE (ABORT, 'countersignatures are never changed'); END;
+
+CREATE TRIGGER countersignature_is_append_only_delete BEFORE DELETE ON countersignature
+BEGIN SELECT RAISE (ABORT, 'countersignatures are never removed'); END;
+
+CREATE TABLE site_flag (
+    round   INTEGER NOT NULL,                               -- immutable
+    attempt INTEGER NOT NULL,                               -- immutable
+    site    TEXT NOT NULL,                                  -- immutable: from the certificate's URI SAN
+    flag    TEXT NOT NULL,                                  -- immutable: fedmentor.robust.Flag
+    PRIMARY KEY (round, attempt, site, flag)
+) STRICT;
+
+CREATE TABLE set_aside (
+    site  TEXT PRIMARY KEY,                                 -- immutable
+    round INTEGER NOT NULL                                  -- immutable: the round that it was set aside in
+) STRICT;
+
+CREATE TABLE round_share (
+    round   INTEGER NOT NULL,                               -- immutable once the attempt is aggregated
+    attempt INTEGER NOT NULL,                               -- the same
+    site    TEXT NOT NULL,                                  -- the same
+    share   REAL NOT NULL,                                  -- the same: weight in the aggregate where a rule decided on it, 0 to 1
+    PRIMARY KEY (round, attempt, site)
+) STRICT;
+
+CREATE TABLE candidate_scores (
+    round    INTEGER NOT NULL,                              -- immutable: number of the model that the candidate would become
+    attempt  INTEGER NOT NULL,                              -- immutable: attempt that made the candidate
+    site     TEXT NOT NULL,                                 -- immutable
+    model    TEXT NOT NULL,                                 -- immutable: digest of the candidate
+    patients INTEGER NOT NULL,                              -- immutable: as in site_scores, like the columns below
+    images   INTEGER NOT NULL,                              -- immutable
+    dice     REAL NOT NULL,                                 -- immutable
+    iou      REAL NOT NULL,                                 -- immutable
+    hd95     REAL,                                          -- immutable
+    PRIMARY KEY (round, attempt, site)
+) STRICT;
+
+CREATE TABLE gate_record (
+    round     INTEGER NOT NULL,                             -- immutable
+    attempt   INTEGER NOT NULL,                             -- immutable
+    candidate TEXT NOT NULL,                                -- immutable: digest of the model that the gate looked at
+    sites     INTEGER NOT NULL,                             -- immutable: sites that scored both models
+    dice_drop REAL NOT NULL,                                -- immutable: median over them
+    passed    INTEGER NOT NULL,                             -- immutable: 0 or 1
+    PRIMARY KEY (round, attempt)
+) STRICT;
+
+CREATE TABLE round_noise (
+    round   INTEGER NOT NULL,                               -- immutable
+    attempt INTEGER NOT NULL,                               -- immutable
+    seed    BLOB NOT NULL,                                  -- immutable: of the attempt's noise; removed when the round is published
+    PRIMARY KEY (round, attempt)
+) STRICT;

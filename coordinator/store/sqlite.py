@@ -11,15 +11,20 @@ from importlib.resources import files
 from pathlib import Path
 
 from coordinator.state import AcceptedUpdate, PhaseName, PublishedRound, RunState, SiteScores, Traffic
+from coordinator.store.conduct import SqliteConduct
 from coordinator.store.journal import T, Transaction
 from fedmentor.audit import EMPTY, AuditRecord, Fields, Head, head_of, next_record
+from fedmentor.audit.checkpoint import Countersignature, SignedCheckpoint, signed_checkpoint
 from fedmentor.clock import Clock
 from fedmentor.errors import BrokenStore, ConfigError
-from fedmentor.federation import Outcome, Receipt, RoundRef, RunManifest, manifest_from_bytes
+from fedmentor.federation import Outcome, Receipt, RoundRef, RunManifest, StepAnswer, StepName, manifest_from_bytes
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept in PRAGMA user_version; a journal of another version is refused, never guessed at."""
+
+JOURNAL_FILE = "journal.sqlite"
+"""Name in the state folder."""
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for a reader (``coordinator status``) before a transaction counts as failed."""
@@ -74,6 +79,7 @@ class SqliteJournal:
         with _broken("open"):
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA foreign_keys=ON")
             empty = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
         if empty:
             schema = files("coordinator.store").joinpath("schema.sql").read_text()
@@ -145,7 +151,7 @@ def _broken(name: str) -> Iterator[None]:
         ) from error
 
 
-class _SqliteTransaction:
+class _SqliteTransaction(SqliteConduct):
     def __init__(self, connection: sqlite3.Connection, clock: Clock, name: str) -> None:
         self._connection = connection
         self._clock = clock
@@ -207,6 +213,38 @@ class _SqliteTransaction:
             ),
         )
 
+    def open_secure_attempt(self, round_: Round, attempt: Attempt, audit_root: Digest) -> None:
+        self._connection.execute("INSERT INTO secure_attempt VALUES (?, ?, ?)", (round_, attempt, audit_root))
+        self._connection.execute("DELETE FROM secure_answer")
+
+    def audit_root(self, round_: Round, attempt: Attempt) -> Digest | None:
+        row = self._connection.execute(
+            "SELECT audit_root FROM secure_attempt WHERE round = ? AND attempt = ?", (round_, attempt)
+        ).fetchone()
+        return Digest(row[0]) if row else None
+
+    def answers(self, round_: Round, attempt: Attempt) -> tuple[tuple[SiteId, StepAnswer], ...]:
+        rows = self._connection.execute(
+            "SELECT run.name, step, site, message FROM secure_answer, run WHERE round = ? AND attempt = ? ORDER BY step, site",
+            (round_, attempt),
+        )
+        return tuple(
+            (SiteId(site), StepAnswer(RoundRef(RunId(run), round_, attempt), StepName(step), message))
+            for run, step, site, message in rows
+        )
+
+    def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
+        rows = self._connection.execute(
+            "SELECT site FROM secure_answer WHERE round = ? AND attempt = ? AND step = ?", (round_, attempt, step.value)
+        )
+        return frozenset(SiteId(site) for (site,) in rows)
+
+    def put_answer(self, site: SiteId, answer: StepAnswer) -> None:
+        ref = answer.round
+        self._connection.execute(
+            "INSERT INTO secure_answer VALUES (?, ?, ?, ?, ?)", (ref.round, ref.attempt, answer.step.value, site, answer.message)
+        )
+
     def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
         which, values = ("", ()) if round_ is None else ("WHERE round = ? ", (round_,))
         columns = "site, round, model, patients, images, dice, iou, hd95"
@@ -254,6 +292,38 @@ class _SqliteTransaction:
         ).fetchone()
         return head_of(AuditRecord(*row)) if row else EMPTY
 
-    def audit_records(self) -> tuple[AuditRecord, ...]:
-        rows = self._connection.execute("SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit ORDER BY seq")
+    def audit_records(self, start: int = 0, stop: int | None = None) -> tuple[AuditRecord, ...]:
+        rows = self._connection.execute(
+            "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit WHERE seq >= ? AND (?2 IS NULL OR seq < ?2)"
+            " ORDER BY seq",
+            (start, stop),
+        )
         return tuple(AuditRecord(*row) for row in rows)
+
+    def checkpoint(self, records: int | None = None) -> SignedCheckpoint | None:
+        row = self._connection.execute(
+            "SELECT content, signature FROM checkpoint WHERE ?1 IS NULL OR records = ?1 ORDER BY records DESC LIMIT 1", (records,)
+        ).fetchone()
+        return signed_checkpoint(*row) if row else None
+
+    def checkpoints(self) -> tuple[SignedCheckpoint, ...]:
+        rows = self._connection.execute("SELECT content, signature FROM checkpoint ORDER BY records")
+        return tuple(signed_checkpoint(*row) for row in rows)
+
+    def put_checkpoint(self, signed: SignedCheckpoint) -> None:
+        values = (signed.records, signed.checkpoint.to_bytes(), signed.signature)
+        self._connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?)", values)
+
+    def countersignatures(self, records: int | None = None) -> tuple[Countersignature, ...]:
+        rows = self._connection.execute(
+            "SELECT records, site, signature FROM countersignature WHERE ?1 IS NULL OR records = ?1 ORDER BY records, site",
+            (records,),
+        )
+        return tuple(Countersignature(*row) for row in rows)
+
+    def put_countersignature(self, countersignature: Countersignature) -> bool:
+        values = (countersignature.records, countersignature.site, countersignature.signature)
+        cursor = self._connection.execute(
+            "INSERT INTO countersignature VALUES (?, ?, ?) ON CONFLICT (records, site) DO NOTHING", values
+        )
+        return cursor.rowcount == 1

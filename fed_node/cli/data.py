@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -34,9 +34,15 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def check(context: click.Context, folder: Path, require: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
-    """Name every bad file in DIR and why; exit code 3 if there is one."""
-    from fed_node.data.check import check_dataset
+    """Name every bad file in DIR and why; exit code 3 if there is one.
 
+    Of a PACS export (no metadata.csv, DICOM files anywhere) everything that is not used is counted; exit code 3 if nothing is.
+    """
+    from fed_node.data.check import check_dataset
+    from fed_node.data.site import is_export
+
+    if is_export(folder):
+        context.exit(_check_export(folder, as_json=as_json))
     report = check_dataset(folder, required=require, progress=lambda ids: _tracked(ids, "checking"))
     click.echo(_check_json(report)) if as_json else _print_check(report, folder)
     context.exit(0 if report.good else EXIT_CONFIG)
@@ -100,6 +106,45 @@ def _tracked(items: Iterable[Item], label: str, total: int | None = None) -> Ite
         yield item
         if number % every == 0 and number != count:
             click.echo(f"{label}: {number}" + (f" of {count}" if count else ""), err=True)
+
+
+def _check_export(folder: Path, *, as_json: bool) -> int:
+    import secrets
+
+    from fed_node.data.check import unreadable_samples
+    from fed_node.data.export_rules import ExportRules
+    from fed_node.data.identifiers import Pseudonyms
+    from fed_node.data.pacs_export import export_samples, survey_export
+
+    # Names under a key of the moment are enough to count patients with.
+    pseudonyms = Pseudonyms(secrets.token_bytes(32))
+    export = survey_export(folder, pseudonyms, ExportRules(), lambda files: _tracked(files, "reading headers"))
+    samples = export_samples(folder, export)
+    counts: dict[str, Any] = {
+        "files": export.files,
+        "images": len(export.pictures),
+        "masks": export.masks,
+        "patients": export.patients,
+        "skipped": {reason.value: count for reason, count in export.skipped.items()},
+        "identifying": dict(sorted(export.identifying.items())),
+        "burned_in": dict(export.burned_in),
+        "unreadable": unreadable_samples(samples, lambda pictures: _tracked(pictures, "reading pixels")),
+    }
+    click.echo(json.dumps(counts, indent=2)) if as_json else _print_export(counts, folder)
+    return 0 if len(export.pictures) > len(counts["unreadable"]) else EXIT_CONFIG
+
+
+def _print_export(counts: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    rows = [(reason, str(count)) for name in ("skipped", "identifying") for reason, count in counts[name].items()]
+    split = len(counts["skipped"])
+    Console().print(_table(("not used", "files"), rows[:split]), _table(("attribute that identifies", "files"), rows[split:]))
+    for message in counts["unreadable"]:
+        click.echo(f"unreadable: {message}")
+    burned = ", ".join(f"{answer} in {count}" for answer, count in sorted(counts["burned_in"].items()))
+    click.echo(f"letters burned into the picture, as the files say: {burned or 'no picture'}")
+    click.echo(f"{folder}: {counts['images']} usable radiographs of {counts['patients']} patients, {counts['masks']} with a mask")
 
 
 def _check_json(report: Report) -> str:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fed_node.cli.check import check
+from fed_node.cli.checkpoint import checkpoint
 from fed_node.cli.ledger import ledger
+from fedmentor.cli.enrol import enrol_site, renew_site
 from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_POLICY
 from fedmentor.signals import ending_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from fed_node.events import Observer
+    from fed_node.events import Observer, SessionEvent
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -28,7 +31,11 @@ def node() -> None:
     """Take part in a federation with the data of this site."""
 
 
+node.add_command(check)
 node.add_command(ledger)
+node.add_command(checkpoint)
+node.add_command(enrol_site)
+node.add_command(renew_site)
 
 
 @node.command()
@@ -37,8 +44,10 @@ node.add_command(ledger)
 )
 @click.option("--site", help="Name of this site.")
 @click.option("--coordinator", metavar="HOST:PORT", help="Where the coordinator listens.")
+@click.option("--proxy", metavar="HOST:PORT", help="HTTP proxy to ask for the connection.  [default: none]")
+@click.option("--registrar", metavar="HOST:PORT", help="Where the registrar renews certificates.  [default: none]")
 @click.option("--certificates", type=FOLDER, help="Folder with ca.pem and sites/SITE/.")
-@click.option("--data", type=FOLDER, help="Dataset folder of this site, with a column split.")
+@click.option("--data", type=FOLDER, help="Dataset folder of this site, with a column split, or a PACS export.")
 @click.option("--state", type=FOLDER, help="The node's own folder; keep it between starts.")
 @click.option("--threads", type=int, help="CPU threads for training.  [default: 1]")
 @click.option("--give-up-seconds", type=float, help="How long the coordinator may be away.  [default: 600]")
@@ -57,12 +66,22 @@ def run(config: Path | None, *, as_json: bool, **arguments: Any) -> int:
     # Heavy imports here: --help loads no grpc and no numpy.
     from fed_node.app import run_node
     from fed_node.config import node_config
+    from fed_node.supervisor import STOPPING, supervisor
+    from fedmentor.clock import SystemClock
     from fedmentor.federation import Outcome
 
     settings = node_config(config, arguments)
-    stop = threading.Event()
-    with _signals(stop):
-        finished = run_node(settings, _observer(settings.site, as_json=as_json), stop)
+    service = supervisor(SystemClock())
+    show = _observer(settings.site, settings.state, as_json=as_json)
+    stop, busy = threading.Event(), threading.Event()
+
+    def observe(event: SessionEvent) -> None:
+        busy.set()
+        service.observe(event)
+        show(event)
+
+    with _signals(stop, busy, lambda: service.tell(STOPPING)):
+        finished = run_node(settings, observe, stop, service.alive)
     if finished is None:
         click.echo("stopped before the run was over; what was not acknowledged is kept in the state folder", err=True)
         return EXIT_INTERRUPTED
@@ -72,16 +91,31 @@ def run(config: Path | None, *, as_json: bool, **arguments: Any) -> int:
     return EXIT_POLICY
 
 
-def _observer(site: str, *, as_json: bool) -> Observer:
-    """Lines for people or scripts on standard output, every event as a structured line on standard error."""
-    from fed_node.events import RunOver, SessionEvent
+@node.command()
+@click.option("--state", type=FOLDER, required=True, help="The node's own folder.")
+def health(state: Path) -> None:
+    """Say whether this site's node does its work: it is in touch with its coordinator, or its run is complete.
+
+    For health checks of containers and monitoring. Exit code 4: the run failed; 5: the coordinator is away.
+    """
+    from fed_node.health import check_health
+
+    click.echo(check_health(state))
+
+
+def _observer(site: str, state: Path, *, as_json: bool) -> Observer:
+    """Lines for people or scripts on standard output, events as structured lines on standard error, the last one in ``state``."""
+    from fed_node.events import RunOver
+    from fed_node.health import status_keeper
     from fed_node.lines import RoundLines, over_line
     from fed_node.log import event_log
+    from fedmentor.clock import SystemClock
 
-    lines, log = RoundLines(), event_log(site)
+    lines, log, note = RoundLines(), event_log(site), status_keeper(state, SystemClock())
 
     def observe(event: SessionEvent) -> None:
         log(event)
+        note(event)
         line = lines.line(event)
         if line is not None:
             click.echo(line.json() if as_json else line.text())
@@ -92,12 +126,21 @@ def _observer(site: str, *, as_json: bool) -> Observer:
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first signal to end asks the node to stop; a second one ends it the hard way."""
+def _signals(stop: threading.Event, busy: threading.Event, say: Callable[[], None]) -> Iterator[None]:
+    """The first signal to end asks the node to stop; a second one ends it the hard way, as does one while it reads its data.
+
+    Args:
+        stop: set to ask.
+        busy: set once there is work to end in order.
+        say: tells the supervisor.
+    """
 
     def ask(number: int, _frame: object) -> None:
         signal.signal(number, previous[signal.Signals(number)])
+        say()
         stop.set()
+        if not busy.is_set():
+            raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, ask) for number in ending_signals()}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,37 +13,71 @@ import click
 
 from fed_node.cli.progress import progress_lines
 from fed_node.cli.threads import use_threads
+from fedmentor.errors import EXIT_CONFIG, EXIT_OK
 
 if TYPE_CHECKING:
     from fed_node.student.sm_lite import SmLite
+    from fedmentor.ids import Digest
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 IN_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+ENDINGS = {"png": ".mask.png", "nifti": ".mask.nii.gz", "seg": ".mask.dcm"}
+"""Forms of a mask and the endings of their files; fed_node.student.mask_files makes them."""
+
+OVERLAY = ".overlay.png"
+
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".dcm")
+"""Endings that are not part of an image's name."""
 
 
 @click.command()
 @click.argument("model", type=IN_FOLDER, metavar="MODEL")
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--out", required=True, type=FOLDER, help="Folder for NAME.mask.png and NAME.overlay.png.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for NAME.mask.* and NAME.overlay.png.")
+@click.option(
+    "--format",
+    "form",
+    default="png",
+    show_default=True,
+    type=click.Choice(list(ENDINGS)),
+    help="Of the masks: PNG, NIfTI, or a DICOM segmentation, which needs DICOM images.",
+)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image on standard output.")
-def predict(model: Path, images: tuple[Path, ...], out: Path, threads: int, *, as_json: bool) -> None:
+def predict(model: Path, images: tuple[Path, ...], out: Path, form: str, threads: int, *, as_json: bool) -> int:
     """Segment each IMAGE (PNG, JPEG, DICOM or NIfTI) with the student in folder MODEL.
 
-    Masks have the image's own size, 0 for background and 255 for foreground.
+    Masks have the image's own size: in PNG 0 for background and 255 for foreground. An image that cannot be used does not keep the
+    others from being done; the exit code is then 3.
     """
     names = _names(images)
     _keep_inputs(images, out, names)
     use_threads(threads)
-    student = _student(model)
+    student, digest = _student(model)
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     with progress_lines() as advance:
         for done, (name, image) in enumerate(zip(names, images, strict=True), 1):
-            lines.append(_one(student, image, out, name))
+            lines.append(_one(_Work(student, digest, out, form), image, name))
             advance("predict", done, len(images), "")
     for line in lines:
-        click.echo(json.dumps(line) if as_json else f"{line['mask']}: {line['foreground']:.1%} of the image is foreground")
+        _say(line, as_json=as_json)
+    failed = sum("error" in line for line in lines)
+    if failed:
+        click.echo(f"{failed} of {len(lines)} images could not be used", err=True)
+    return EXIT_CONFIG if failed else EXIT_OK
+
+
+def _say(line: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(line))
+    elif "error" in line:
+        click.echo(f"error: {line['error']}", err=True)
+        if line["cure"]:
+            click.echo(f"  try: {line['cure']}", err=True)
+    else:
+        click.echo(f"{line['mask']}: {line['foreground']:.1%} of the image is foreground")
 
 
 def _names(images: Sequence[Path]) -> list[str]:
@@ -62,17 +97,29 @@ def _keep_inputs(images: Sequence[Path], out: Path, names: Sequence[str]) -> Non
 
     inputs = {image.absolute() for image in images}
     for name in names:
-        for written in (out / f"{name}.mask.png", out / f"{name}.overlay.png"):
+        for written in (out / f"{name}{ending}" for ending in (*ENDINGS.values(), OVERLAY)):
             if written.absolute() in inputs:
                 raise ConfigError(f"{written} is one of the images", cure="choose another folder with --out")
 
 
 def _stem(image: Path) -> str:
-    return image.name.removesuffix(".gz").rpartition(".")[0] or image.name
+    """The name without an ending that a reader knows; what looks like one may be the last part of a UID."""
+    ending = next((ending for ending in IMAGE_ENDINGS if image.name.lower().endswith(ending)), "")
+    return image.name[: len(image.name) - len(ending)] or image.name
 
 
-def _student(folder: Path) -> SmLite:
-    """Read a model folder.
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all images."""
+
+    student: SmLite
+    digest: Digest
+    out: Path
+    form: str
+
+
+def _student(folder: Path) -> tuple[SmLite, Digest]:
+    """Read a model folder: the model and its digest.
 
     Raises:
         WrongArchitecture: the model is no SM-lite.
@@ -84,19 +131,31 @@ def _student(folder: Path) -> SmLite:
     tensors, record = load_model(folder)
     if record.architecture != ARCHITECTURE:
         raise WrongArchitecture(f"{folder} holds a {record.architecture!r}, not a {ARCHITECTURE!r}")
-    return load_student(tensors)
+    return load_student(tensors), record.digest
 
 
-def _one(student: SmLite, image: Path, out: Path, name: str) -> dict[str, object]:
+def _one(work: _Work, image: Path, name: str) -> dict[str, object]:
+    """Segment one image and write its pictures; what was wrong with it where that is impossible."""
+    from fedmentor.errors import DataError
+
+    try:
+        return _predicted(work, image, name)
+    except DataError as error:
+        return {"image": str(image), "error": error.message, "cure": error.cure}
+
+
+def _predicted(work: _Work, image: Path, name: str) -> dict[str, object]:
     from fed_node.data.reading import read_image
-    from fed_node.student.picture import mask_png, predict
+    from fed_node.student.mask_files import MAKERS, Predicted
+    from fed_node.student.picture import predict
+    from fed_node.student.sm_lite import ARCHITECTURE
     from fedmentor import pictures
     from fedmentor.models import write_atomically
 
     pixels = read_image(image)
-    (found,) = predict(student, [pixels])
-    mask, overlay = out / f"{name}.mask.png", out / f"{name}.overlay.png"
-    write_atomically(mask, mask_png(found.mask))
+    (found,) = predict(work.student, [pixels])
+    mask, overlay = work.out / f"{name}{ENDINGS[work.form]}", work.out / f"{name}{OVERLAY}"
+    write_atomically(mask, MAKERS[work.form](Predicted(image, found.mask, ARCHITECTURE, work.digest)))
     pictures.save_picture(pictures.overlay(pictures.shrunk(pixels), pictures.shrunk(found.mask)), overlay)
     return {
         "image": str(image),

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fed_node.data.dataset import IMAGES_FOLDER, MASKS_FOLDER, image_files
+from fed_node.data.dataset import IMAGES_FOLDER, MASKS_FOLDER, Sample, image_files, mask_files
 from fed_node.data.limits import GreyImage
-from fed_node.data.reading import READERS, read_image, read_mask
+from fed_node.data.reading import MASK_ENDINGS, READERS, read_image, read_mask
 from fed_node.data.table import METADATA_FILE, Table, check_id, read_table
 from fedmentor.errors import DataError, MaskMismatch, MissingMetadata
 from fedmentor.ids import Digest
@@ -92,6 +92,20 @@ def check_dataset(
     return Report(tuple(survey.findings), _notes(table, survey), survey.images, survey.masks, len(survey.patients))
 
 
+def unreadable_samples(
+    samples: Sequence[Sample], progress: Callable[[Sequence[Sample]], Iterable[Sample]] = iter
+) -> tuple[str, ...]:
+    """Read the pixels and the mask of every sample; a sentence for each that cannot be read."""
+    messages = []
+    for sample in progress(samples):
+        try:
+            pixels = sample.pixels()
+            sample.truth((pixels.shape[0], pixels.shape[1]))
+        except DataError as error:
+            messages.append(error.message)
+    return tuple(messages)
+
+
 def _check_columns(table: Table, required: Sequence[str], survey: _Survey) -> None:
     for name in ("id", *required):
         if name not in table.columns:
@@ -132,14 +146,19 @@ def _check_image(folder: Path, image_id: str, patient: str, survey: _Survey) -> 
 
 
 def _check_mask(folder: Path, image_id: str, pixels: GreyImage, survey: _Survey) -> None:
-    path = folder / MASKS_FOLDER / f"{image_id}.png"
-    if not path.exists():
+    files = mask_files(folder, image_id)
+    if not files:
         return
+    if len(files) > 1:
+        reason = "several masks have this id: " + ", ".join(path.name for path in files)
+        survey.note(f"{MASKS_FOLDER}/{image_id}", "duplicate-file", reason)
+        return
+    path, image = files[0], image_files(folder, image_id)[0]
     name = _relative(path, folder)
     try:
-        mask = read_mask(path, (pixels.shape[0], pixels.shape[1]))
+        mask = read_mask(path, (pixels.shape[0], pixels.shape[1]), image)
     except MaskMismatch as error:
-        survey.note(name, "mask-not-binary" if "binary" in error.message else "mask-size", _reason(error, folder))
+        survey.note(name, _mismatch(error), _reason(error, folder))
     except DataError as error:
         survey.note(name, "unreadable", _reason(error, folder))
     else:
@@ -147,6 +166,12 @@ def _check_mask(folder: Path, image_id: str, pixels: GreyImage, survey: _Survey)
             survey.masks += 1
         else:
             survey.note(name, "empty-mask", "the mask marks no pixel; remove it if the image was never annotated")
+
+
+def _mismatch(error: MaskMismatch) -> str:
+    if "binary" in error.message:
+        return "mask-not-binary"
+    return "mask-size" if "pixels, its image" in error.message else "mask-of-another"
 
 
 def _check_strays(folder: Path, ids: Iterable[str], survey: _Survey) -> None:
@@ -159,9 +184,10 @@ def _check_strays(folder: Path, ids: Iterable[str], survey: _Survey) -> None:
         elif path.name.removesuffix(suffix) not in known:
             survey.note(_relative(path, folder), "no-row", "image without a metadata row")
     for path in _files(folder / MASKS_FOLDER):
-        if path.suffix != ".png":
-            survey.note(_relative(path, folder), "unknown-format", "masks are PNG files")
-        elif path.stem not in known:
+        suffix = next((ending for ending in MASK_ENDINGS if path.name.endswith(ending)), None)
+        if suffix is None:
+            survey.note(_relative(path, folder), "unknown-format", f"not one of {', '.join(MASK_ENDINGS)}")
+        elif path.name.removesuffix(suffix) not in known:
             survey.note(_relative(path, folder), "no-row", "mask without a metadata row")
 
 

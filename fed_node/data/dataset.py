@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import overload
 
-from fed_node.data.reading import READERS, GreyImage, Mask, read_image, read_mask
+from fed_node.data.reading import MASK_ENDINGS, READERS, GreyImage, Mask, read_image, read_mask
 from fed_node.data.table import METADATA_FILE, check_id, need_columns, read_table
-from fedmentor.errors import DataError, EmptyDataset, UnreadableImage
+from fedmentor.errors import DataError, EmptyDataset, MaskMismatch, UnreadableImage
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import image_digest
 from fedmentor.tensors import sha256_hex
@@ -32,13 +33,15 @@ class Sample:
         image: path of the image.
         mask: path of the human mask, where there is one.
         metadata: every cell of the image's row, by column.
+        label: what messages call the image where its path may name a patient; None: its path.
     """
 
     id: str
     patient_id: str
-    image: Path
-    mask: Path | None
+    image: Path = field(repr=False)
+    mask: Path | None = field(repr=False)
     metadata: Mapping[str, str]
+    label: str | None = None
 
     def pixels(self) -> GreyImage:
         """Read the image, uint8 [H, W].
@@ -46,7 +49,8 @@ class Sample:
         Raises:
             UnreadableImage: see fed_node.data.reading.read_image.
         """
-        return read_image(self.image)
+        with self._labelled():
+            return read_image(self.image)
 
     def truth(self, size: tuple[int, int]) -> Mask | None:
         """Read the human mask, bool [H, W], or None where there is none.
@@ -55,10 +59,24 @@ class Sample:
             size: (H, W) of the image.
 
         Raises:
-            MaskMismatch: the mask is of another size, or not binary.
+            MaskMismatch: the mask is of another size or image, or not binary.
             UnreadableImage: the mask cannot be read.
         """
-        return None if self.mask is None else read_mask(self.mask, size)
+        with self._labelled():
+            return None if self.mask is None else read_mask(self.mask, size, self.image)
+
+    @contextmanager
+    def _labelled(self) -> Iterator[None]:
+        """Errors about this sample's files; with a label they name no path."""
+        try:
+            yield
+        except DataError as error:
+            if self.label is None:
+                raise
+            message = error.message
+            if self.mask is not None:
+                message = message.replace(str(self.mask), f"the mask of {self.label}")
+            raise type(error)(message.replace(str(self.image), self.label), cure=error.cure) from None
 
 
 class Dataset(Sequence[Sample]):
@@ -139,6 +157,7 @@ def open_dataset(folder: Path) -> Dataset:
         EmptyDataset: no rows.
         DataError: an id twice, or one that is not a file name.
         UnreadableImage: a row's image file is missing, or there are two.
+        MaskMismatch: there are two masks of an image.
     """
     if not folder.is_dir():
         raise EmptyDataset(f"{folder} is not a folder", cure="give a folder with images/, masks/ and metadata.csv")
@@ -161,6 +180,12 @@ def image_files(folder: Path, image_id: str) -> list[Path]:
     return [path for path in candidates if path.is_file()]
 
 
+def mask_files(folder: Path, image_id: str) -> list[Path]:
+    """The files in ``masks/`` that carry this id, in the order of fed_node.data.reading.MASK_ENDINGS."""
+    candidates = (folder / MASKS_FOLDER / f"{image_id}{suffix}" for suffix in MASK_ENDINGS)
+    return [path for path in candidates if path.is_file()]
+
+
 def _sample(folder: Path, row: Mapping[str, str]) -> Sample:
     image_id = check_id(row["id"])
     images = image_files(folder, image_id)
@@ -171,12 +196,14 @@ def _sample(folder: Path, row: Mapping[str, str]) -> Sample:
         )
     if len(images) > 1:
         raise UnreadableImage(f"{images[0]} and {images[1].name} have the same id", cure="keep one file an id")
-    mask = folder / MASKS_FOLDER / f"{image_id}.png"
+    masks = mask_files(folder, image_id)
+    if len(masks) > 1:
+        raise MaskMismatch(f"{masks[0]} and {masks[1].name} are masks of the same image", cure="keep one mask an image")
     return Sample(
         id=image_id,
         patient_id=row.get("patient_id") or image_id,
         image=images[0],
-        mask=mask if mask.is_file() else None,
+        mask=masks[0] if masks else None,
         metadata=MappingProxyType(dict(row)),
     )
 

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.filereader import read_file_meta_info
+from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from fed_node.data.limits import GreyImage, check_pixels, stretched, unreadable
+from fed_node.data.codestream import FrameSize, check_frame
+from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
+from fed_node.data.limits import GreyImage, stretched, unreadable
 from fedmentor.errors import UnreadableImage
-
-DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
-"""Deflated Explicit VR Little Endian: the file is one zlib stream that pydicom inflates without a limit before it sees a header."""
 
 
 def read_dicom(path: Path) -> GreyImage:
     """Read one frame as it is meant to be displayed.
+
+    Before any memory is taken for pixels: the size in the header is within the limits, and a compressed frame's own size is the
+    same. No message quotes what the file holds.
 
     Returns:
         uint8 [H, W].
@@ -27,15 +29,39 @@ def read_dicom(path: Path) -> GreyImage:
     Raises:
         UnreadableImage: not DICOM, without pixels, multi-frame, in colour, or compressed in a way that no installed codec reads.
     """
+    header = read_header(path)
     try:
-        _check_syntax(path)
-        _check_header(path, pydicom.dcmread(path, stop_before_pixels=True))
-        dataset = pydicom.dcmread(path)
-        return _grey(dataset, np.asarray(dataset.pixel_array))
+        with silent():
+            _check_usable(path, header)
+            dataset = pydicom.dcmread(path)
+            check_expansion(dataset)
+            return _grey(dataset, np.asarray(dataset.pixel_array))
     except UnreadableImage:
         raise
-    except Exception as error:  # codecs raise whatever their plug-ins raise
-        raise unreadable(path, error, "a DICOM") from error
+    except Exception as error:  # noqa: BLE001 - codecs raise whatever their plug-ins raise
+        raise unreadable(path, error, "a DICOM") from None
+
+
+def _check_usable(path: Path, header: pydicom.Dataset) -> None:
+    refusal = refusal_of(header)
+    if refusal is not None:
+        raise UnreadableImage(f"{path} {refusal.sentence}", cure=refusal.cure)
+
+
+def check_expansion(dataset: pydicom.Dataset) -> None:
+    """Refuse frames that would decompress to another size than their header says.
+
+    Raises:
+        ValueError: one would, or the compression is not one that can be checked.
+    """
+    syntax = syntax_of(dataset)
+    if not pydicom.uid.UID(syntax).is_encapsulated:
+        return
+    size = FrameSize(
+        int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1), (int(dataset.BitsAllocated) + 7) // 8
+    )
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        check_frame(syntax, frame, size)
 
 
 def window(values: npt.NDArray[np.float64], center: float, width: float, function: str = "LINEAR") -> npt.NDArray[np.float64]:
@@ -53,25 +79,6 @@ def window(values: npt.NDArray[np.float64], center: float, width: float, functio
     if function == "LINEAR_EXACT":
         return np.clip((values - center) / width + 0.5, 0, 1)
     return np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
-
-
-def _check_syntax(path: Path) -> None:
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED_SYNTAX:
-        raise UnreadableImage(f"{path} uses the deflated transfer syntax", cure="store it uncompressed or as JPEG 2000")
-
-
-def _check_header(path: Path, header: pydicom.Dataset) -> None:
-    frames = int(header.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise UnreadableImage(f"{path} has {frames} frames, a radiograph has one", cure="export the frame to use as its own file")
-    if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise UnreadableImage(f"{path} is a colour DICOM", cure="export the original grey image instead of a screen capture")
-    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        raise UnreadableImage(f"{path} stores numbers of colours, not grey values", cure="export the original grey image instead")
-    rows, columns = header.get("Rows"), header.get("Columns")
-    if rows is None or columns is None:
-        raise UnreadableImage(f"{path} is a DICOM file without an image")
-    check_pixels(path, int(rows), int(columns))
 
 
 def _grey(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> GreyImage:

@@ -25,6 +25,10 @@ MIN_SIDE = 16
 """Anything smaller is an icon or a broken export, not a radiograph."""
 
 
+PREAMBLE_BYTES, MAGIC = 128, b"DICM"
+"""Where and how a DICOM file says what it is (PS3.10, section 7.1)."""
+
+
 def check_bytes(path: Path) -> None:
     """Refuse a missing or too large file, and what is no file: a pipe would be waited for, a device has no end.
 
@@ -52,6 +56,15 @@ def check_pixels(path: Path, height: int, width: int) -> None:
         raise UnreadableImage(f"{path} is {width}x{height} pixels, under the minimum side of {MIN_SIDE}")
     if height * width > MAX_PIXELS:
         raise UnreadableImage(f"{path} is {width}x{height} pixels, over the limit of {MAX_PIXELS}")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file says that it is DICOM, whatever its name (PS3.10, section 7.1); False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
+    except OSError:
+        return False
 
 
 def unreadable(path: Path, error: BaseException, kind: str) -> UnreadableImage:

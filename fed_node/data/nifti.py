@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 from nibabel.openers import ImageOpener
 
 from fed_node.data.limits import GreyImage, check_pixels, stretched, unreadable
@@ -21,12 +22,24 @@ _OFFSETS = ((348, "f", 108), (540, "q", 168))
 
 
 def read_nifti(path: Path) -> GreyImage:
-    """Read one 2-D image; axes of extent 1 are dropped.
+    """Read one 2-D image, stretched from its smallest to its largest value; see read_plane.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        UnreadableImage: see read_plane.
+    """
+    return stretched(read_plane(path))
+
+
+def read_plane(path: Path) -> npt.NDArray[np.float64]:
+    """Read the values of one 2-D image; axes of extent 1 are dropped.
 
     The first axis runs along a row and the second down the rows, as SimpleITK writes a PNG; no flips are applied.
 
     Returns:
-        uint8 [H, W].
+        float64 [H, W].
 
     Raises:
         UnreadableImage: not NIfTI, a volume, truncated, or over a limit.
@@ -35,7 +48,7 @@ def read_nifti(path: Path) -> GreyImage:
         _check_offset(path)
         image = nibabel.load(path)
         plane = _plane(path, tuple(int(extent) for extent in image.shape))
-        return stretched(np.asarray(image.dataobj, np.float64).reshape(plane).T)
+        return np.asarray(image.dataobj, np.float64).reshape(plane).T
     except UnreadableImage:
         raise
     except Exception as error:  # nibabel raises its own classes, OSError, zlib.error, ValueError and more

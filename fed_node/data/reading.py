@@ -1,7 +1,8 @@
 """One function reads every image format, one reads masks; limits are checked before anything is decoded.
 
-Supported: PNG and JPEG (8 and 16 bits, grey or colour) through Pillow, single-frame DICOM (fed_node.data.dicom) and 2-D NIfTI
-(fed_node.data.nifti). Whatever a file holds, the result is uint8 [H, W] with air black and bone white.
+Images: PNG and JPEG (8 and 16 bits, grey or colour) through Pillow, single-frame DICOM (fed_node.data.dicom), with any ending or
+none, and 2-D NIfTI (fed_node.data.nifti). Whatever a file holds, the result is uint8 [H, W] with air black and bone white.
+Masks: PNG, 2-D NIfTI, and DICOM segmentations (fed_node.data.segmentation).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fed_node.data.limits import GreyImage, Mask, check_bytes, check_pixels, stretched, unreadable
+from fed_node.data.limits import GreyImage, Mask, check_bytes, check_pixels, is_dicom, stretched, unreadable
 from fedmentor.errors import MaskMismatch, UnreadableImage
 
-__all__ = ["READERS", "GreyImage", "Mask", "read_image", "read_mask"]
+__all__ = ["MASK_ENDINGS", "READERS", "GreyImage", "Mask", "read_image", "read_mask"]
+
+MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".dcm")
+"""File endings of masks in a dataset folder."""
 
 _DECODER_ERRORS = (
     OSError,
@@ -52,21 +56,26 @@ def read_image(path: Path) -> GreyImage:
     return reader(path)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Mask:
-    """Read a PNG mask: zero is background, one other value is foreground.
+def read_mask(path: Path, size: tuple[int, int], image: Path | None = None) -> Mask:
+    """Read a mask: zero is background, one other value is foreground; of a DICOM segmentation the lung, or its only segment.
 
     Args:
-        path: the mask.
+        path: the mask: NIfTI where its ending says so, DICOM where its content or ending says so, PNG otherwise.
         size: (H, W) that the image has.
+        image: the image that the mask is of; a DICOM segmentation has to refer to it.
 
     Returns:
         bool [H, W].
 
     Raises:
-        MaskMismatch: another size than the image, or more than one value besides zero.
-        UnreadableImage: not a PNG, truncated, or over a limit.
+        MaskMismatch: of another size or another image, more than one value besides zero, or no way to tell which segment to take.
+        UnreadableImage: not a mask, truncated, or over a limit.
     """
     check_bytes(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return _nifti_mask(path, size)
+    if path.name.lower().endswith(".dcm") or is_dicom(path):
+        return _segmentation_mask(path, size, image)
     with _opened(path, ("PNG",)) as picture:
         if (picture.height, picture.width) != size:
             raise MaskMismatch(
@@ -75,6 +84,26 @@ def read_mask(path: Path, size: tuple[int, int]) -> Mask:
             )
         values = _decoded(path, picture, "L" if len(picture.getbands()) > 1 else None)
     return _binary(path, values)
+
+
+def _nifti_mask(path: Path, size: tuple[int, int]) -> Mask:
+    from fed_node.data.nifti import read_plane  # noqa: PLC0415 - nibabel is slow to load and most datasets need none of it
+
+    values = read_plane(path)
+    if values.shape != size:
+        raise MaskMismatch(
+            f"{path} is {values.shape[1]}x{values.shape[0]} pixels, its image {size[1]}x{size[0]}",
+            cure="draw the mask on the image at its own size",
+        )
+    return _binary(path, values)
+
+
+def _segmentation_mask(path: Path, size: tuple[int, int], image: Path | None) -> Mask:
+    from fed_node.data.segmentation import instance_uid, read_segmentation  # noqa: PLC0415 - the same for pydicom
+
+    if image is None:
+        raise MaskMismatch(f"{path} is a DICOM segmentation, which only fits a DICOM image")
+    return read_segmentation(path, instance_uid(image), size)
 
 
 def _binary(path: Path, values: npt.NDArray[Any]) -> Mask:
@@ -92,6 +121,8 @@ def _reader(path: Path) -> Callable[[Path], GreyImage]:
     for suffix, reader in READERS.items():
         if path.name.lower().endswith(suffix):
             return reader
+    if is_dicom(path):
+        return _read_dicom
     raise UnreadableImage(f"{path} has no supported ending", cure=f"supported: {', '.join(READERS)}")
 
 

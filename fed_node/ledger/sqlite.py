@@ -182,7 +182,9 @@ def _mapped() -> Iterator[None]:
 
 def _open(path: Path, *, read_only: bool) -> sqlite3.Connection:
     with _mapped():
-        target = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        # A database without a write-ahead log is one that nobody has open: looked at so, it gets no files beside it.
+        looking = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
+        target = f"{path.resolve().as_uri()}?mode={looking if read_only else 'rwc'}"
         database = sqlite3.connect(target, uri=True, isolation_level=None)
     try:
         with _mapped():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,28 +60,42 @@ class Evaluation:
     per_image: tuple[ImageScores, ...]
 
 
-def evaluate(model: nn.Module, data: StudentData) -> Evaluation:
+def _nothing() -> None:
+    pass
+
+
+def evaluate(model: nn.Module, data: StudentData, between: Callable[[], object] = _nothing) -> Evaluation:
     """Score a model on the images that have a mask; the model's parameters stay as they are.
+
+    Args:
+        model: a student.
+        data: N images.
+        between: called between batches; whatever it raises ends the scoring.
 
     Raises:
         EmptyDataset: no image has a mask.
         ModelError: the model's output is not finite.
     """
     known = data.with_masks()
-    return score(predict_logits(model, known.images) > 0, known)
+    logits = []
+    for batch in torch.split(known.images, BATCH_IMAGES):
+        between()
+        logits.append(predict_logits(model, batch))
+    return score(torch.cat(logits) > 0, known, between)
 
 
-def score(predictions: Tensor, data: StudentData) -> Evaluation:
+def score(predictions: Tensor, data: StudentData, between: Callable[[], object] = _nothing) -> Evaluation:
     """Compare predictions with masks; ``data`` has a mask for every image.
 
     Args:
         predictions: bool [N, 1, H, W].
         data: N images.
+        between: called between batches; whatever it raises ends the scoring.
     """
-    batches = [
-        image_metrics(wanted, truth)
-        for wanted, truth in zip(torch.split(predictions, BATCH_IMAGES), torch.split(data.masks, BATCH_IMAGES), strict=True)
-    ]
+    batches = []
+    for wanted, truth in zip(torch.split(predictions, BATCH_IMAGES), torch.split(data.masks, BATCH_IMAGES), strict=True):
+        between()
+        batches.append(image_metrics(wanted, truth))
     rows = torch.cat(batches).tolist()
     images = [ImageScores(id_, patient, *row) for id_, patient, row in zip(data.ids, data.patient_ids, rows, strict=True)]
     return summarise(images)

@@ -5,7 +5,7 @@ A few hundred 256 x 256 images are small (about half a megabyte each with everyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from fedmentor.errors import DataError, EmptyDataset, LimitExceeded
 
 if TYPE_CHECKING:
     from fed_node.data.dataset import Sample
+
+OnBad = Callable[[DataError], object]
 
 MAX_IMAGES = 20_000
 """About 9 GB in memory; more belongs in several runs or on a larger design."""
@@ -113,14 +115,26 @@ def prepare(sample: Sample) -> Prepared:
     return Prepared(sample.id, sample.patient_id, image, mask)
 
 
-def load_samples(samples: Iterable[Sample]) -> StudentData:
+def load_samples(samples: Iterable[Sample], on_bad: OnBad | None = None) -> StudentData:
     """Read a dataset, or part of one.
+
+    Args:
+        samples: what to read.
+        on_bad: is told why a sample cannot be used, which is then left out; None: the first one ends the reading.
 
     Raises:
         EmptyDataset: no samples.
-        DataError: a file cannot be used; see prepare.
+        DataError: a file cannot be used and ``on_bad`` is None; see prepare.
     """
-    return stack([prepare(sample) for sample in samples])
+    prepared = []
+    for sample in samples:
+        try:
+            prepared.append(prepare(sample))
+        except DataError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+    return stack(prepared)
 
 
 def stack(prepared: Sequence[Prepared]) -> StudentData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fed_node.testing.mailbox import PolledMailbox, PolledStream
+from fed_node.testing.malicious import Attack, MaliciousTrainer
 from fed_node.testing.trainer import QuadraticTrainer
 
-__all__ = ["PolledMailbox", "PolledStream", "QuadraticTrainer"]
+__all__ = ["Attack", "MaliciousTrainer", "PolledMailbox", "PolledStream", "QuadraticTrainer"]

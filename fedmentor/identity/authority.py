@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,12 +15,31 @@ from tempfile import TemporaryDirectory
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmentor.clock import Clock, SystemClock
 from fedmentor.errors import ConfigError
-from fedmentor.identity.names import coordinator_host, coordinator_uri, federation_name, site_uri
+from fedmentor.identity.keys import key_pem, new_tls_key, raw_public
+from fedmentor.identity.layout import (
+    CA_FILE,
+    CERTIFICATE_FILE,
+    COORDINATOR_FOLDER,
+    KEY_FILE,
+    SIGNING_KEY_FILE,
+    SITES_FOLDER,
+)
+from fedmentor.identity.names import (
+    coordinator_host,
+    coordinator_uri,
+    federation_name,
+    registrar_host,
+    registrar_uri,
+    site_uri,
+)
+from fedmentor.identity.roster import ROSTER_FILE, ROSTER_SIGNATURE_FILE, FederationRoster, RosterMember
+from fedmentor.identity.signed import SignedDocument
 from fedmentor.ids import SiteId
 from fedmentor.models import write_atomically
 
@@ -34,12 +53,6 @@ AUTHORITY_LIFETIME = timedelta(days=30)
 
 _MAX_HOST = 253
 """Characters of a DNS name (RFC 1035, section 2.3.4, without the root)."""
-
-CA_FILE = "ca.pem"
-CERTIFICATE_FILE = "certificate.pem"
-KEY_FILE = "key.pem"
-COORDINATOR_FOLDER = "coordinator"
-SITES_FOLDER = "sites"
 
 
 @dataclass(frozen=True)
@@ -65,17 +78,17 @@ class Authority:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
-    def create(cls, federation: str, now: datetime) -> Authority:
+    def create(cls, federation: str, now: datetime, lifetime: timedelta = AUTHORITY_LIFETIME) -> Authority:
         """Make a new root.
 
         Raises:
             ConfigError: the federation's name is malformed.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = new_tls_key()
         # X.520 caps a common name at 64 characters; nobody reads it but people.
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation_name(federation)} authority"[:64])])
         usage = _key_usage(signs_certificates=True)
-        builder = _builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
+        builder = _builder(name, name, key.public_key(), now, lifetime)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(usage, critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -86,42 +99,98 @@ class Authority:
         """The root certificate."""
         return self.certificate.public_bytes(Encoding.PEM)
 
+    def sign(self, data: bytes) -> SignedDocument:
+        """Sign a document; see fedmentor.identity.signed."""
+        return SignedDocument(data, self.key.sign(data, ec.ECDSA(hashes.SHA256())))
+
     def issue_coordinator(self, hosts: Sequence[str], now: datetime) -> Issued:
-        """A server certificate for these DNS names and IP addresses, and for the name by which sites know their coordinator.
+        """A key and a server certificate for it; see certify_coordinator."""
+        key = new_tls_key()
+        return Issued(self.certify_coordinator(key.public_key(), hosts, now), key_pem(key))
+
+    def issue_site(self, site: SiteId, now: datetime) -> Issued:
+        """A key and a client certificate for it; see certify_site."""
+        key = new_tls_key()
+        return Issued(self.certify_site(key.public_key(), site, now), key_pem(key))
+
+    def certify_coordinator(
+        self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now: datetime, lifetime: timedelta = LEAF_LIFETIME
+    ) -> bytes:
+        """A server certificate for these DNS names and IP addresses, and for the name by which sites know their coordinator; PEM.
 
         Raises:
             ConfigError: no host, or one that is neither a DNS name nor an address.
         """
         if not hosts:
             raise ConfigError("a coordinator's certificate needs at least one host name")
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(coordinator_uri(self.federation))]
-        names += [_host(host) for host in (*hosts, coordinator_host(self.federation))]
-        return self._issue("coordinator", names, ExtendedKeyUsageOID.SERVER_AUTH, now)
+        leaf = Leaf("coordinator", coordinator_names(self.federation, hosts), ExtendedKeyUsageOID.SERVER_AUTH)
+        return self.certify(key, leaf, now, lifetime)
 
-    def issue_site(self, site: SiteId, now: datetime) -> Issued:
-        """A client certificate for a site.
+    def certify_site(
+        self, key: ec.EllipticCurvePublicKey, site: SiteId, now: datetime, lifetime: timedelta = LEAF_LIFETIME
+    ) -> bytes:
+        """A client certificate for a site's key; PEM.
 
         Raises:
             ConfigError: the site's name is malformed.
         """
-        names = [x509.UniformResourceIdentifier(site_uri(self.federation, site))]
-        return self._issue(f"site {site}", names, ExtendedKeyUsageOID.CLIENT_AUTH, now)
+        leaf = Leaf(f"site {site}", site_names(self.federation, site), ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self.certify(key, leaf, now, lifetime)
 
-    def _issue(self, subject: str, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, now: datetime) -> Issued:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject[:64])])
-        builder = _builder(name, self.certificate.subject, key.public_key(), now, LEAF_LIFETIME)
+    def certify(self, key: ec.EllipticCurvePublicKey, leaf: Leaf, now: datetime, lifetime: timedelta = LEAF_LIFETIME) -> bytes:
+        """A certificate for a key, PEM; valid for ``lifetime``, and never longer than the root.
+
+        Raises:
+            ConfigError: the root itself is no longer valid.
+        """
+        if now >= self.certificate.not_valid_after_utc:
+            raise ConfigError("the federation's authority has expired", cure="rotate it: `fedmentor federation rotate begin`")
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, leaf.subject[:64])])
+        lifetime = min(lifetime, self.certificate.not_valid_after_utc - now)
+        builder = _builder(name, self.certificate.subject, key, now, lifetime)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([leaf.purpose]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(leaf.names), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(issuer, critical=False)
         )
-        certificate = builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
-        return Issued(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def _issue(self, subject: str, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, now: datetime) -> Issued:
+        key = new_tls_key()
+        return Issued(self.certify(key.public_key(), Leaf(subject, names, purpose), now), key_pem(key))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What a certificate says of its holder: a common name for people, its SANs, and the one purpose of its key."""
+
+    subject: str
+    names: Sequence[x509.GeneralName]
+    purpose: x509.ObjectIdentifier
+
+
+def coordinator_names(federation: str, hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """The SANs of a coordinator.
+
+    Raises:
+        ConfigError: a host is neither a DNS name nor an address.
+    """
+    uri = x509.UniformResourceIdentifier(coordinator_uri(federation))
+    return [uri, *(_host(host) for host in (*hosts, coordinator_host(federation)))]
+
+
+def registrar_names(federation: str) -> list[x509.GeneralName]:
+    """The SANs of a registrar's server."""
+    return [x509.UniformResourceIdentifier(registrar_uri(federation)), x509.DNSName(registrar_host(federation))]
+
+
+def site_names(federation: str, site: SiteId) -> list[x509.GeneralName]:
+    """The SANs of a site."""
+    return [x509.UniformResourceIdentifier(site_uri(federation, site))]
 
 
 def throwaway(
@@ -129,8 +198,9 @@ def throwaway(
 ) -> Authority:
     """Write a federation's certificates for tests, demos and single machines.
 
-    ``folder`` gets ``ca.pem``, ``coordinator/`` and ``sites/ID/`` with ``certificate.pem`` and ``key.pem`` (mode 0600) each.
-    Every call makes a new authority and replaces what an earlier call wrote; the authority's key stays in memory.
+    ``folder`` gets ``ca.pem``, the signed roster of all sites, and ``coordinator/`` and ``sites/ID/`` with ``certificate.pem``,
+    ``key.pem`` and ``signing.pem`` each; keys have mode 0600. Every call makes a new authority and new keys and replaces what an
+    earlier call wrote; the authority's key stays in memory.
 
     Raises:
         ConfigError: a malformed name or host, or no site.
@@ -140,23 +210,43 @@ def throwaway(
         raise ConfigError("a federation needs at least one site")
     now = (clock or SystemClock()).now()
     authority = Authority.create(federation, now)
-    issued = {Path(COORDINATOR_FOLDER): authority.issue_coordinator(hosts, now)}
-    issued |= {Path(SITES_FOLDER, site): authority.issue_site(site, now) for site in sites}
+    places = {site: Path(SITES_FOLDER, site) for site in sorted(set(sites))}
+    coordinator = Path(COORDINATOR_FOLDER)
+    issued = {coordinator: authority.issue_coordinator(hosts, now)}
+    issued |= {place: authority.issue_site(site, now) for site, place in places.items()}
+    signers = {place: Ed25519PrivateKey.generate() for place in issued}
+    members = tuple(RosterMember(site=site, signing_key=raw_public(signers[place])) for site, place in places.items())
+    roster = FederationRoster(
+        federation=federation,
+        version=1,
+        issued_utc=now.isoformat(),
+        coordinator_key=raw_public(signers[coordinator]),
+        members=members,
+    )
+    signed = authority.sign(roster.to_bytes())
+    files = {Path(CA_FILE): authority.pem, Path(ROSTER_FILE): signed.data, Path(ROSTER_SIGNATURE_FILE): signed.signature}
+    keys: dict[Path, bytes] = {}
+    for place, pair in issued.items():
+        keys |= {place / KEY_FILE: pair.key, place / SIGNING_KEY_FILE: key_pem(signers[place])}
+        files[place / CERTIFICATE_FILE] = pair.certificate
+    _replace_all(folder, keys, files)
+    return authority
+
+
+def _replace_all(folder: Path, private: Mapping[Path, bytes], public: Mapping[Path, bytes]) -> None:
+    """Write all files or, where one cannot be written, none: those of two authorities do not work together."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
-        # All files are on the disk before the first one is replaced: certificates of two authorities do not work together.
         fresh = Path(scratch)
-        files = [Path(CA_FILE), *(place / name for place in issued for name in (KEY_FILE, CERTIFICATE_FILE))]
-        write_atomically(fresh / CA_FILE, authority.pem)
-        for place, pair in issued.items():
-            (fresh / place).mkdir(parents=True)
-            write_atomically(fresh / place / KEY_FILE, pair.key, mode=0o600)
-            write_atomically(fresh / place / CERTIFICATE_FILE, pair.certificate)
-        for name in files:
+        for files, mode in ((private, 0o600), (public, 0o666)):
+            for name, data in files.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(fresh / name, data, mode)
+        names = [*private, *public]
+        for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        for name in files:
+        for name in names:
             (fresh / name).replace(folder / name)
-    return authority
 
 
 def _builder(

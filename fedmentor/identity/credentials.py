@@ -9,17 +9,18 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from fedmentor.errors import ConfigError, IdentityRefused
-from fedmentor.identity.authority import CA_FILE, CERTIFICATE_FILE, CLOCK_LEEWAY, COORDINATOR_FOLDER, KEY_FILE, SITES_FOLDER
+from fedmentor.identity.authority import CLOCK_LEEWAY
+from fedmentor.identity.files import read_bounded
+from fedmentor.identity.layout import CA_FILE, CERTIFICATE_FILE, COORDINATOR_FOLDER, KEY_FILE, SITES_FOLDER
 from fedmentor.identity.names import Peer, peer_of
+from fedmentor.identity.signed import MAX_CA_BYTES, RENEWAL_PAUSE_SECONDS, RENEWAL_TRIES, authorities_of
 from fedmentor.ids import SiteId
 from fedmentor.wire.channel import Credentials
-
-RENEWAL_TRIES = 5
-RENEWAL_PAUSE_SECONDS = 0.2
-"""Files that do not fit together are read so many times, so far apart: they may be in the middle of being renewed."""
 
 _RENEW = "ask the registrar for a new certificate, or run `fedmentor federation certificates` again"
 
@@ -58,8 +59,8 @@ def site_credentials(folder: Path, site: SiteId, now: datetime) -> Credentials:
 def read_credentials(ca_file: Path, folder: Path, now: datetime, pause: Callable[[float], None] = time.sleep) -> Credentials:
     """Read and check a certificate and its key.
 
-    1. the three files are there and are PEM; 2. the key belongs to the certificate; 3. the authority signed it;
-    4. it is valid now, give or take 5 minutes for wrong clocks.
+    1. the three files are there and are PEM; 2. the key belongs to the certificate; 3. the authority signed it (one of two while
+    it is rotated); 4. it is valid now, give or take 5 minutes for wrong clocks.
 
     Where 2 or 3 does not hold the files are read again for a second: one may have been renewed just before another was read.
 
@@ -82,15 +83,13 @@ def read_credentials(ca_file: Path, folder: Path, now: datetime, pause: Callable
 
 def _read_once(ca_file: Path, folder: Path, now: datetime) -> Credentials:
     certificate_file, key_file = folder / CERTIFICATE_FILE, folder / KEY_FILE
-    ca_pem, certificate_pem, key_pem = (_read(path) for path in (ca_file, certificate_file, key_file))
-    authority, certificate = _certificate(ca_pem, ca_file), _certificate(certificate_pem, certificate_file)
+    ca_pem, certificate_pem, key_pem = (read_bounded(path, MAX_CA_BYTES, _RENEW) for path in (ca_file, certificate_file, key_file))
+    authorities, certificate = authorities_of(ca_pem, str(ca_file)), load_certificate(certificate_pem, str(certificate_file))
     if _public_of_key(key_pem, key_file) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise _DoNotFit(f"the key {key_file} does not belong to the certificate beside it", cure=_RENEW)
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise _DoNotFit(f"{certificate_file} was not issued by the authority in {ca_file}", cure=_RENEW) from error
-    _check_validity(certificate, certificate_file, now)
+    if not any(issued_by(certificate, authority) for authority in authorities):
+        raise _DoNotFit(f"{certificate_file} was not issued by the authority in {ca_file}", cure=_RENEW)
+    check_validity(certificate, str(certificate_file), now)
     return Credentials(ca_pem, certificate_pem, key_pem)
 
 
@@ -102,33 +101,70 @@ def peer_of_certificate(pem: bytes) -> Peer:
         IdentityRefused: not exactly one URI SAN of the federation's form.
     """
     try:
-        names = _certificate(pem, Path(CERTIFICATE_FILE)).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = load_certificate(pem, CERTIFICATE_FILE).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound as error:
         raise IdentityRefused("the certificate has no SAN", cure=_RENEW) from error
     return peer_of(names.value.get_values_for_type(x509.UniformResourceIdentifier))
 
 
-def _check_validity(certificate: x509.Certificate, path: Path, now: datetime) -> None:
+def peer_of_client(pem: bytes) -> Peer:
+    """The identity of a client that the handshake let through.
+
+    The handshake has checked chain, dates and purpose. gRPC's TLS library takes any key and any hash, though, and gRPC for Python
+    cuts a name at its first zero byte, so the certificate itself is looked at:
+
+    1. it is of the form that an authority of ours issues: a P-256 key, signed with SHA-256, not an authority itself;
+    2. it has exactly one URI SAN, of the federation's form.
+
+    Raises:
+        IdentityRefused: one of these does not hold.
+    """
+    try:
+        certificate = load_certificate(pem, "the peer's certificate")
+        key, extensions = certificate.public_key(), certificate.extensions
+    except (ConfigError, UnsupportedAlgorithm, ValueError) as error:
+        raise IdentityRefused("the peer's certificate cannot be read") from error
+    good_key = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+    good_hash = isinstance(certificate.signature_hash_algorithm, hashes.SHA256)
+    authority = any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in extensions)
+    if not good_key or not good_hash or authority:
+        raise IdentityRefused("the certificate is not of the form that the federation's authority issues", cure=_RENEW)
+    return peer_of_certificate(pem)
+
+
+def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether an authority's name and signature stand on a certificate; says nothing about dates."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def check_validity(certificate: x509.Certificate, what: str, now: datetime) -> None:
+    """Check a certificate's dates, give or take 5 minutes for wrong clocks.
+
+    Raises:
+        ConfigError: expired, or not yet valid; ``what`` is what to call it.
+    """
     if now > certificate.not_valid_after_utc + CLOCK_LEEWAY:
-        raise ConfigError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cure=_RENEW)
+        raise ConfigError(f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cure=_RENEW)
     if now < certificate.not_valid_before_utc - CLOCK_LEEWAY:
         raise ConfigError(
-            f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cure="check this machine's clock"
+            f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cure="check this machine's clock"
         )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", cure=_RENEW) from error
+def load_certificate(pem: bytes, what: str) -> x509.Certificate:
+    """A certificate from PEM.
 
-
-def _certificate(pem: bytes, path: Path) -> x509.Certificate:
+    Raises:
+        ConfigError: it is none; ``what`` is what to call it.
+    """
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise ConfigError(f"{path} is not a PEM certificate", cure=_RENEW) from error
+        raise ConfigError(f"{what} is not a PEM certificate", cure=_RENEW) from error
 
 
 def _public_of_key(pem: bytes, path: Path) -> bytes:

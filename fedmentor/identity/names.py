@@ -27,6 +27,16 @@ class Peer:
     federation: str
     site: SiteId | None
 
+    @property
+    def uri(self) -> str:
+        """The URI SAN of this peer's certificates."""
+        return coordinator_uri(self.federation) if self.site is None else site_uri(self.federation, self.site)
+
+    @property
+    def label(self) -> str:
+        """For people: ``the coordinator`` or ``site ID``."""
+        return "the coordinator" if self.site is None else f"site {self.site}"
+
 
 def federation_name(text: str) -> str:
     """Check a federation's name: dot-separated labels of lower-case letters, digits and hyphens, 200 characters at most.
@@ -47,6 +57,16 @@ def coordinator_uri(federation: str) -> str:
 def coordinator_host(federation: str) -> str:
     """The DNS SAN by which every site knows the coordinator, wherever it listens: TLS libraries match DNS names and no URIs."""
     return f"coordinator.{federation_name(federation)}"
+
+
+def registrar_host(federation: str) -> str:
+    """The DNS SAN of a registrar that serves enrolment and renewal; nobody else gets a certificate for it."""
+    return f"registrar.{federation_name(federation)}"
+
+
+def registrar_uri(federation: str) -> str:
+    """The URI SAN of a registrar's server. It is no peer of a run: parse_uri refuses it."""
+    return f"spiffe://{federation_name(federation)}/registrar"
 
 
 def site_uri(federation: str, site: SiteId) -> str:

@@ -320,6 +320,29 @@ def bundle_from_bytes(data: bytes) -> tuple[Signed, ...]:
     return messages
 
 
+def sender_of(signed: Signed) -> int:
+    """The roster index that a signed body names; nothing about it is checked.
+
+    Raises:
+        ProtocolRefused: MALFORMED, too short for any body.
+    """
+    reader = Reader(signed.body)
+    reader.take(1 + HASH_BYTES)
+    return reader.number()
+
+
+def indexes_from_bytes(data: bytes) -> tuple[int, ...]:
+    """Read ``indexes_bytes`` back.
+
+    Raises:
+        ProtocolRefused: MALFORMED.
+    """
+    reader = Reader(data)
+    indexes = tuple(reader.number() for _ in range(reader.count(2)))
+    reader.end()
+    return indexes
+
+
 def boxes_digest(boxes: tuple[Box, ...]) -> bytes:
     """SHA-256 of the canonical form of these boxes; 32 bytes."""
     return hashlib.sha256(_boxes_bytes(boxes)).digest()

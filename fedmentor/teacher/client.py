@@ -1,87 +1,102 @@
-"""The teacher over HTTP: a thread-safe client for the service behind TorchServe."""
+"""Asking a teacher elsewhere: one client for every door, with retries, deadlines, bounded concurrency and token renewal."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from fedmentor.errors import FedMentorError, LimitExceeded, TeacherUnreachable
-from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, TeacherCard, check_prompt
+from fedmentor.errors import FedMentorError, LimitExceeded, TeacherUnreachable, UnknownImage
+from fedmentor.ids import Digest
+from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, TeacherCard, check_prompt, image_digest
+from fedmentor.teacher.door import Absent, Busy, Door, Part, Response, TokenRefused, TryAgain
 from fedmentor.teacher.endpoint import Endpoint, read_token
+from fedmentor.teacher.http_door import PREDICTIONS, HttpDoor
 from fedmentor.teacher.images import MAX_IMAGE_BYTES, check_pixels, png_bytes
-from fedmentor.teacher.payload import DESCRIBE, IMAGE_FIELD, PROMPT_FIELD, decode_answer, decode_card, decode_error, request_prompt
+from fedmentor.teacher.payload import (
+    DESCRIBE,
+    IMAGE_FIELD,
+    PROMPT_FIELD,
+    Outputs,
+    decode_answer,
+    decode_card,
+    decode_error,
+    decode_outputs,
+    request_question,
+)
+from fedmentor.teacher.question import SAFETENSORS, Question
 
-PREDICTIONS = "/predictions/teacher"
-"""Path of the teacher's model in TorchServe."""
+__all__ = ["PREDICTIONS", "Patience", "TeacherClient", "TorchServeTeacher"]
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
-_REFUSED_TOKEN = (401, 403)
-_BUSY = (500, 502, 503, 504, 507)
+_REMEMBERED_IMAGES = 4096
 
-_LOOK = "start it with 'fedmentor teacher serve', or look at the logs in its run folder"
 _RIGHT_KEY = "give the key_file.json of the running teacher"
 
-
-class _TryAgain(TeacherUnreachable):
-    """A failure that may pass; raised to the caller as TeacherUnreachable once patience ends."""
-
-
-class _Absent(_TryAgain):
-    """Nothing listens at the address."""
-
-
-class _Busy(_TryAgain):
-    """The server is up, its worker is not free or not there."""
-
-
-class _TokenRefused(_TryAgain):
-    """The token is wrong or has expired."""
+Client = TypeVar("Client", bound="TeacherClient")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client waits.
+    """How long a client waits, and how much it asks at a time.
 
     Attributes:
         answer_s: for the answer to one request, its time in the server's queue included.
         busy_s: in all, between tries, while the server is up but has no worker free or has just lost one.
-        absent_s: in all, between tries, while nothing listens at the address.
+        absent_s: in all, between tries, while nothing listens at an address that never answered.
+        lost_s: in all, between tries, while nothing listens where somebody answered before: its keeper starts it again.
+        in_flight: requests at a time; other threads wait for their turn, so that the server's queue stays short.
     """
 
     answer_s: float = 120.0
     busy_s: float = 120.0
     absent_s: float = 5.0
+    lost_s: float = 120.0
+    in_flight: int = 8
 
 
-class TorchServeTeacher:
-    """Implements fedmentor.teacher.contract.Teacher over HTTP. Safe to use from several threads; connections are reused.
+class TeacherClient:
+    """Implements fedmentor.teacher.contract.Teacher through a door. Safe to use from several threads.
 
-    Predictions change nothing on the server, so every failed request may be repeated.
+    Predictions change nothing on the server, so every failed request may be repeated. An image that was sent before is named by its
+    digest only, and sent again where the teacher no longer holds it.
+
+    Args:
+        door: closed with the client.
+        key_file: where the token is read, again whenever it is refused; None where none is needed.
+        patience: limits.
+        sleep: between tries.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        door: Door,
+        key_file: Path | None = None,
         patience: Patience = Patience(),  # frozen
         *,
-        transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._endpoint = endpoint
+        self._door = door
+        self._key_file = key_file
         self._patience = patience
         self._sleep = sleep
+        self._turns = threading.BoundedSemaphore(patience.in_flight)
+        self._guard = threading.Lock()
+        self._sent: OrderedDict[Digest, None] = OrderedDict()
         self._token: str | None = None
         self._card: TeacherCard | None = None
-        self._http = _http_client(endpoint.url, patience.answer_s, transport)
+        self._has_answered = False
 
-    def __enter__(self) -> TorchServeTeacher:  # noqa: PYI034  # typing.Self is new in Python 3.11
+    def __enter__(self: Client) -> Client:  # noqa: PYI019  # typing.Self is new in Python 3.11
         """The client closes its connections when the block ends."""
         return self
 
@@ -90,7 +105,7 @@ class TorchServeTeacher:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._door.close()
 
     def card(self) -> TeacherCard:
         """See Teacher. Asked once; later answers carry the card with them."""
@@ -104,72 +119,123 @@ class TorchServeTeacher:
         Raises:
             TeacherUnreachable: see Teacher.
         """
-        return decode_card(_json(self._ask({PROMPT_FIELD: (None, DESCRIBE, "application/json")})))
+        return decode_card(_json(self._ask({PROMPT_FIELD: Part(DESCRIBE, media_type="application/json")})))
 
     def soften(self, pixels: Pixels, prompt: Prompt) -> SoftLabels:
         """See Teacher."""
         check_pixels(pixels)
         check_prompt(prompt, (pixels.shape[0], pixels.shape[1]))
-        picture = png_bytes(pixels)
-        if len(picture) > MAX_IMAGE_BYTES:
-            raise LimitExceeded(f"an image of {len(picture)} bytes is over the limit of {MAX_IMAGE_BYTES}")
-        soft = decode_answer(
-            self._ask(
-                {
-                    IMAGE_FIELD: ("image.png", picture, "image/png"),
-                    PROMPT_FIELD: (None, request_prompt(prompt), "application/json"),
-                }
-            ).content
-        )
+        soft = decode_answer(self._exchange(pixels, Question(prompt)))
         self._card = soft.teacher
         return soft
 
-    def _ask(self, fields: dict[str, Any]) -> httpx.Response:
+    def ask(self, image: Pixels | bytes | Digest, question: Question) -> Outputs:
+        """Ask for anything that a teacher can give.
+
+        Args:
+            image: uint8 pixels; or a picture file as it is; or the digest of an image that the teacher was asked about.
+            question: its ``image_id`` and the form of its wish are set here.
+
+        Raises:
+            UnknownImage: only a digest was given, and the teacher does not hold the image.
+            PromptRefused, UnreadableImage, LimitExceeded, TeacherUnreachable: see Teacher.
+        """
+        plain = replace(question, image_id=None, wish=replace(question.wish, form=SAFETENSORS))
+        return decode_outputs(self._exchange(image, plain))
+
+    def _exchange(self, image: Pixels | bytes | Digest, question: Question) -> bytes:
+        if isinstance(image, str):
+            return self._ask(_fields(replace(question, image_id=image), None))
+        if isinstance(image, bytes):
+            return self._ask(_fields(question, image))
+        check_pixels(image)
+        name = image_digest(image)
+        if self._was_sent(name):
+            try:
+                return self._ask(_fields(replace(question, image_id=name), None))
+            except UnknownImage:
+                pass  # the worker was restarted, or has seen many others since
+        body = self._ask(_fields(question, png_bytes(image)))
+        self._remember(name)
+        return body
+
+    def _was_sent(self, name: Digest) -> bool:
+        with self._guard:
+            return name in self._sent
+
+    def _remember(self, name: Digest) -> None:
+        with self._guard:
+            self._sent[name] = None
+            self._sent.move_to_end(name)
+            while len(self._sent) > _REMEMBERED_IMAGES:
+                self._sent.popitem(last=False)
+
+    def _ask(self, fields: Mapping[str, Part]) -> bytes:
         """Send until there is an answer, or patience ends."""
-        pauses = {_Absent: _delays(self._patience.absent_s), _Busy: _delays(self._patience.busy_s), _TokenRefused: iter((0.0,))}
+        absent_s = self._patience.lost_s if self._has_answered else self._patience.absent_s
+        pauses = {Absent: _delays(absent_s), Busy: _delays(self._patience.busy_s), TokenRefused: iter((0.0,))}
         while True:
             try:
-                return _checked(self._send(fields), self._endpoint)
-            except _TryAgain as again:
+                return _body(self._send(fields))
+            except TryAgain as again:
                 pause = next(pauses[type(again)], None)
                 if pause is None:
-                    raise TeacherUnreachable(again.message, cure=again.cure) from again
-                if isinstance(again, _TokenRefused):
+                    raise self._given_up(again) from again
+                if isinstance(again, TokenRefused):
                     self._token = None  # read the file again: tokens expire and are renewed
                 self._sleep(pause)
 
-    def _send(self, fields: dict[str, Any]) -> httpx.Response:
-        """One try; what httpx raises becomes ours here and nowhere else."""
-        url = self._endpoint.url
-        try:
-            return self._http.post(PREDICTIONS, files=fields, headers={"Authorization": f"Bearer {self._current_token()}"})
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _Absent(f"no teacher answers at {url}", cure=_LOOK) from error
-        except httpx.TimeoutException as error:
-            raise TeacherUnreachable(
-                f"the teacher at {url} did not answer within {self._patience.answer_s:g} s", cure=_LOOK
-            ) from error
-        except httpx.UnsupportedProtocol as error:
-            raise _no_url(url) from error
-        except httpx.TransportError as error:
-            raise _Busy(f"the connection to the teacher at {url} broke", cure=_LOOK) from error
+    def _send(self, fields: Mapping[str, Part]) -> Response:
+        if self._token is None and self._key_file is not None:
+            self._token = read_token(self._key_file)
+        token = self._token
+        with self._turns:
+            response = self._door.send(fields, token, self._patience.answer_s)
+        self._has_answered = True
+        return response
 
-    def _current_token(self) -> str:
-        if self._token is None:
-            self._token = read_token(self._endpoint.key_file)
-        return self._token
+    def _given_up(self, again: TryAgain) -> TeacherUnreachable:
+        if isinstance(again, TokenRefused):
+            return TeacherUnreachable(f"{again.message} in {self._key_file}", cure=_RIGHT_KEY)
+        return TeacherUnreachable(again.message, cure=again.cure)
 
 
-def _http_client(url: str, answer_s: float, transport: httpx.BaseTransport | None) -> httpx.Client:
-    """Proxies from the environment are ignored: an image goes to the configured address and nowhere else."""
-    try:
-        return httpx.Client(base_url=url, timeout=answer_s, transport=transport, trust_env=False)
-    except httpx.InvalidURL as error:
-        raise _no_url(url) from error
+class TorchServeTeacher(TeacherClient):
+    """A client of the service behind TorchServe, at the door that the endpoint's URL names.
+
+    Args:
+        endpoint: ``http://``, ``https://``, ``grpc://`` or ``grpcs://``.
+        patience: limits.
+        transport: instead of sockets, for tests of the REST door.
+        sleep: between tries.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        patience: Patience = Patience(),  # frozen
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(_door(endpoint, transport), endpoint.key_file, patience, sleep=sleep)
 
 
-def _no_url(url: str) -> TeacherUnreachable:
-    return TeacherUnreachable(f"{url!r} is not a teacher's URL", cure="give one like http://127.0.0.1:8080")
+def _door(endpoint: Endpoint, transport: httpx.BaseTransport | None) -> Door:
+    if endpoint.url.startswith(("grpc://", "grpcs://")):
+        from fedmentor.wire.torchserve import GrpcDoor  # noqa: PLC0415  # gRPC is heavy, and most callers use REST
+
+        return GrpcDoor(endpoint.url, endpoint.ca_file)
+    return HttpDoor(endpoint.url, endpoint.ca_file, transport)
+
+
+def _fields(question: Question, picture: bytes | None) -> dict[str, Part]:
+    fields = {PROMPT_FIELD: Part(request_question(question), media_type="application/json")}
+    if picture is None:
+        return fields
+    if len(picture) > MAX_IMAGE_BYTES:
+        raise LimitExceeded(f"an image of {len(picture)} bytes is over the limit of {MAX_IMAGE_BYTES}")
+    return {IMAGE_FIELD: Part(picture, "image", "application/octet-stream"), **fields}
 
 
 def _delays(patience_s: float) -> Iterator[float]:
@@ -180,41 +246,23 @@ def _delays(patience_s: float) -> Iterator[float]:
         spent, delay = spent + delay, min(2 * delay, _LONGEST_DELAY_S)
 
 
-def _json(response: httpx.Response) -> Any:
+def _json(body: bytes) -> Any:
     try:
-        return json.loads(response.content)
+        return json.loads(body)
     except ValueError:
         return None
 
 
-def _refusal(response: httpx.Response) -> FedMentorError | None:
-    """The teacher's own error, if that is what the body holds. TorchServe's errors carry a number as their code."""
-    body = _json(response)
-    if isinstance(body, dict) and isinstance(body.get("code"), str) and "status" in body:
-        return decode_error(body)
-    return None
-
-
-def _token_refused(response: httpx.Response) -> bool:
-    """TorchServe 0.12 answers 400 InvalidKeyException to a wrong, missing or expired token; a gateway would answer 401 or 403."""
-    if response.status_code in _REFUSED_TOKEN:
-        return True
-    body = _json(response)
-    return response.status_code == httpx.codes.BAD_REQUEST and isinstance(body, dict) and body.get("type") == "InvalidKeyException"
-
-
-def _checked(response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
-    """Pass an answer on; raise what any other response means."""
-    if response.status_code == httpx.codes.OK:
-        return response
-    if (refusal := _refusal(response)) is not None:
+def _body(response: Response) -> bytes:
+    """Pass an answer on; raise the teacher's own error, wherever its status stands."""
+    if (refusal := _refusal(response.body)) is not None:
         raise refusal
-    if _token_refused(response):
-        raise _TokenRefused(f"the teacher at {endpoint.url} refuses the token in {endpoint.key_file}", cure=_RIGHT_KEY)
-    if response.status_code in _BUSY:
-        raise _Busy(f"the teacher at {endpoint.url} is busy or has lost its worker", cure=_LOOK)
-    if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-        raise LimitExceeded("the teacher refuses a request of this size", cure="send a smaller image")
-    raise TeacherUnreachable(
-        f"{endpoint.url} answered with status {response.status_code}", cure="check that the URL is that of a FedMentor teacher"
-    )
+    return response.body
+
+
+def _refusal(body: bytes) -> FedMentorError | None:
+    """The teacher's own error, if that is what the body holds."""
+    value = _json(body) if body[:1] == b"{" else None
+    if isinstance(value, dict) and isinstance(value.get("code"), str) and "status" in value:
+        return decode_error(value)
+    return None

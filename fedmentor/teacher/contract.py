@@ -8,7 +8,6 @@ Logits are float16 at the teacher's own mask resolution. The part of the logit m
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,97 +16,49 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fedmentor.errors import PromptRefused
 from fedmentor.ids import Digest
+from fedmentor.teacher.prompt_form import (
+    MAX_BOXES,
+    MAX_PIXELS,
+    MAX_POINTS,
+    Box,
+    MaskHint,
+    ObjectPrompt,
+    Point,
+    Prompt,
+    check_prompt,
+    mask_hint,
+    prompt_from_json,
+)
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W] grey or [H, W, 3] RGB."""
 
-MAX_BOXES = 64
-MAX_POINTS = 64
-MAX_PIXELS = 50_000_000
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels of the image as sent."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """A click in pixels of the image as sent; ``label`` 1 is foreground, 0 background."""
-
-    x: float
-    y: float
-    label: int = 1
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What to segment. Each box is an object of its own; points belong to one object, or refine every box."""
-
-    boxes: tuple[Box, ...] = ()
-    points: tuple[Point, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON form: ``{"boxes": [[x0, y0, x1, y1], …], "points": [[x, y, label], …]}``."""
-        return {
-            "boxes": [[box.x0, box.y0, box.x1, box.y1] for box in self.boxes],
-            "points": [[point.x, point.y, point.label] for point in self.points],
-        }
-
-    def canonical(self) -> bytes:
-        """The bytes that enter cache keys: sorted keys, no spaces, coordinates as floats."""
-        boxes = [[float(v) for v in (b.x0, b.y0, b.x1, b.y1)] for b in self.boxes]
-        points = [[float(p.x), float(p.y), int(p.label)] for p in self.points]
-        return json.dumps({"boxes": boxes, "points": points}, sort_keys=True, separators=(",", ":")).encode()
-
-
-def prompt_from_json(value: object) -> Prompt:
-    """Read the JSON form of a prompt; form only, not against an image (see check_prompt).
-
-    Raises:
-        PromptRefused: not an object of that form.
-    """
-    if not isinstance(value, Mapping) or not value.keys() <= {"boxes", "points"}:
-        raise PromptRefused("a prompt is an object with 'boxes' and 'points'")
-    return Prompt(
-        boxes=tuple(Box(*row) for row in _rows(value.get("boxes", []), 4, "a box is [x0, y0, x1, y1]", MAX_BOXES)),
-        points=tuple(
-            Point(x, y, int(label)) for x, y, label in _rows(value.get("points", []), 3, "a point is [x, y, label]", MAX_POINTS)
-        ),
-    )
-
-
-def check_prompt(prompt: Prompt, size: tuple[int, int]) -> None:
-    """Refuse prompts that cannot mean anything on an image of ``size`` (H, W).
-
-    Raises:
-        PromptRefused: nothing to segment, too many objects, not finite, an inverted or empty box, or anything outside the image.
-    """
-    height, width = size
-    if not prompt.boxes and not prompt.points:
-        raise PromptRefused("a prompt needs a box or a point", cure="pass --box x0,y0,x1,y1")
-    if len(prompt.boxes) > MAX_BOXES or len(prompt.points) > MAX_POINTS:
-        raise PromptRefused(f"a prompt has at most {MAX_BOXES} boxes and {MAX_POINTS} points")
-    for box in prompt.boxes:
-        corners = (box.x0, box.y0, box.x1, box.y1)
-        if not all(np.isfinite(corners)):
-            raise PromptRefused("a box has a coordinate that is not a number")
-        if box.x0 >= box.x1 or box.y0 >= box.y1:
-            raise PromptRefused(f"box {corners} is inverted or empty", cure="give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
-        if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
-            raise PromptRefused(f"box {corners} is outside the image of {width}x{height} pixels")
-    for point in prompt.points:
-        if not (0 <= point.x <= width and 0 <= point.y <= height):
-            raise PromptRefused(f"point ({point.x}, {point.y}) is outside the image of {width}x{height} pixels")
-        if point.label not in (0, 1):
-            raise PromptRefused(f"point label {point.label} is not 1 (foreground) or 0 (background)")
+__all__ = [
+    "MAX_BOXES",
+    "MAX_PIXELS",
+    "MAX_POINTS",
+    "Answer",
+    "Box",
+    "Extras",
+    "Foundation",
+    "MaskHint",
+    "ObjectPrompt",
+    "Pixels",
+    "Point",
+    "Prompt",
+    "SoftLabels",
+    "Teacher",
+    "TeacherCard",
+    "card_from_json",
+    "check_prompt",
+    "image_digest",
+    "logits_at",
+    "mask_hint",
+    "probability",
+    "prompt_from_json",
+    "soft_label_key",
+]
 
 
 @dataclass(frozen=True)
@@ -120,7 +71,7 @@ class TeacherCard:
         preprocessing: id of the pre-processing, e.g. ``longest256-area-minmax-v1``; enters cache keys.
         input_size: side of the square that the encoder sees, pixels.
         mask_size: side of the logit map, pixels.
-        prompts: kinds it was trained for, of ``box`` and ``point``.
+        prompts: kinds it was trained for, of ``box``, ``point`` and ``mask``.
         licence: SPDX id of the weights.
     """
 
@@ -167,6 +118,34 @@ class SoftLabels:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a caller wants beyond soft labels.
+
+    Attributes:
+        candidates: all masks that the decoder offers for each object, not only the best.
+        embedding: the image's embedding.
+    """
+
+    candidates: bool = False
+    embedding: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Soft labels and what was asked for beside them.
+
+    Attributes:
+        soft: for each object the mask with the highest predicted IoU.
+        candidates: float16 logits [K, M, h, w] and float32 predicted IoU [K, M]; None if not asked for.
+        embedding: float32 [C, g, g]; None if not asked for.
+    """
+
+    soft: SoftLabels
+    candidates: tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+
+
 class Teacher(Protocol):
     """Anything that answers prompts with soft labels.
 
@@ -192,6 +171,30 @@ class Teacher(Protocol):
             PromptRefused: see check_prompt; also kinds of prompt that the teacher was not trained for.
             UnreadableImage: not uint8 [H, W] or [H, W, 3], or over MAX_PIXELS.
             TeacherUnreachable: no answer within the deadline, or a wrong token.
+        """
+        ...
+
+
+class Foundation(Teacher, Protocol):
+    """A teacher that runs here: it also knows images by their digest, and gives what is inside.
+
+    Implementations: teacher_service.local.LocalTeacher and fedmentor.testing.AnalyticTeacher. A service answers requests with one.
+    """
+
+    def size_of(self, image: Digest) -> tuple[int, int]:
+        """(H, W) of an image that was asked about lately.
+
+        Raises:
+            UnknownImage: it is not held, or no longer.
+        """
+        ...
+
+    def ask(self, image: Pixels | Digest, prompt: Prompt, extras: Extras) -> Answer:
+        """Like soften, for an image or for the digest of one that was asked about lately.
+
+        Raises:
+            UnknownImage: the image is not held, or no longer.
+            PromptRefused, UnreadableImage: see Teacher.soften; also candidates that the teacher was not trained to give.
         """
         ...
 
@@ -232,17 +235,3 @@ def probability(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32
     """Numerically safe sigmoid, float32, same shape."""
     clipped = np.clip(logits.astype(np.float32), -60.0, 60.0)
     return (1.0 / (1.0 + np.exp(-clipped))).astype(np.float32)
-
-
-def _rows(value: object, length: int, form: str, limit: int) -> list[list[float]]:
-    if not isinstance(value, list) or len(value) > limit:
-        raise PromptRefused(f"{form}; at most {limit} of them in a list")
-    for row in value:
-        if not isinstance(row, list) or len(row) != length or not all(_is_number(item) for item in row):
-            raise PromptRefused(form)
-    return [[float(item) for item in row] for row in value]
-
-
-def _is_number(value: object) -> bool:
-    # The bound also keeps an integer of hundreds of digits from float(); NaN and infinity, which JSON readers accept, are refused.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_PIXELS

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedmentor.errors import TeacherUnreachable
@@ -22,19 +22,25 @@ _START = "start one with 'fedmentor teacher serve', or pass --url and --key-file
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A teacher that answers over HTTP.
+    """A teacher that answers over REST or gRPC.
 
     Attributes:
-        url: e.g. ``http://127.0.0.1:8080``.
+        url: e.g. ``http://127.0.0.1:8080``, ``https://…``, ``grpc://127.0.0.1:7070`` or ``grpcs://…``.
         key_file: TorchServe's ``key_file.json``; read again whenever the token is refused, because tokens expire.
+        ca_file: certificate to trust where the URL asks for TLS; None for the system's authorities.
     """
 
     url: str
     key_file: Path
+    ca_file: Path | None = None
 
 
-def read_endpoint(run_folder: Path) -> Endpoint:
+def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
     """Find the teacher that runs in a folder.
+
+    Args:
+        run_folder: of the server.
+        door: ``url`` for REST, ``grpc_url`` for gRPC.
 
     Raises:
         TeacherUnreachable: none was started there, or it has stopped.
@@ -42,7 +48,8 @@ def read_endpoint(run_folder: Path) -> Endpoint:
     path = run_folder / STATE_FILE
     try:
         state = json.loads(path.read_bytes())
-        return Endpoint(str(state["url"]), Path(state["key_file"]))
+        endpoint = Endpoint(str(state[door]), Path(state["key_file"]))
+        return replace(endpoint, ca_file=Path(state["ca_file"])) if "ca_file" in state else endpoint
     except FileNotFoundError as error:
         raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error
     except (OSError, ValueError, KeyError, TypeError) as error:

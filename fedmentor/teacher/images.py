@@ -1,28 +1,33 @@
 """Pictures at the rim of the teacher: what is accepted, how a picture file is read, and how pixels become PNG bytes.
 
-Limits are checked on the file's header, before a pixel is decoded.
+PNG, JPEG, DICOM and NumPy files are told apart by their first bytes, never by a name. Limits are checked on the file's header,
+before a pixel is decoded. Whatever a file holds, the result is uint8.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fedmentor.errors import LimitExceeded, UnreadableImage
+from fedmentor.teacher import numpy_file
 from fedmentor.teacher.contract import MAX_PIXELS, Pixels
+from fedmentor.teacher.grey_levels import AS_IT_IS, MIN_SIDE, View, check_size, eight_bits
+
+__all__ = ["MAX_IMAGE_BYTES", "MIN_SIDE", "View", "check_pixels", "png_bytes", "read_image"]
 
 MAX_IMAGE_BYTES = 32 << 20
 """Largest picture file. A 50 megapixel 8-bit radiograph as PNG is below it; TorchServe's request limit is set above it."""
 
-MIN_SIDE = 8
-"""Shortest side, pixels: half a patch of the vision transformers behind the teachers. Anything smaller is no picture."""
-
 _FORMATS = ("PNG", "JPEG")
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
+_DICOM_MAGIC = slice(128, 132)  # PS3.10, section 7.1
 
 
 def check_pixels(pixels: Pixels) -> None:
@@ -35,35 +40,33 @@ def check_pixels(pixels: Pixels) -> None:
         raise UnreadableImage(f"pixels are {pixels.dtype}, expected uint8", cure="window the image to 8 bits first")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise UnreadableImage(f"pixels have shape {pixels.shape}, expected [H, W] grey or [H, W, 3] RGB")
-    _check_size(pixels.shape[1], pixels.shape[0])
+    check_size(pixels.shape[1], pixels.shape[0])
 
 
-def read_image(data: bytes | bytearray | memoryview) -> Pixels:
-    """Decode a PNG or JPEG file.
+def read_image(data: bytes | bytearray | memoryview, view: View = AS_IT_IS) -> Pixels:
+    """Decode a PNG, JPEG, DICOM or NumPy file.
 
-    Transparency is dropped; palettes become RGB. 16-bit files are refused: only who knows the modality can choose the window.
+    Transparency is dropped; palettes become RGB. Eight bits are kept as they are; more go through ``view.window``, the DICOM file's
+    own window, or from their lowest to their highest value.
+
+    Args:
+        data: the file.
+        view: which frame and which window, where there is a choice.
 
     Returns:
-        uint8 [H, W] or [H, W, 3].
+        uint8 [H, W] or [H, W, 3] RGB.
 
     Raises:
         LimitExceeded: over MAX_IMAGE_BYTES.
-        UnreadableImage: not a PNG or JPEG, truncated, more than 8 bits a sample, a side below MIN_SIDE, or over MAX_PIXELS.
+        UnreadableImage: of another format, truncated, not finite, a side below MIN_SIDE, over MAX_PIXELS, or a frame is missing.
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise LimitExceeded(f"an image of {len(data)} bytes is over the limit of {MAX_IMAGE_BYTES}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                _check_size(*picture.size)
-                return _eight_bit(picture)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImage(f"the image has more than {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("the file is not a PNG or JPEG image", cure="convert it to 8-bit PNG") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableImage("the image file is truncated or corrupt", cure="export it again") from error
+    if data[_DICOM_MAGIC] == b"DICM":
+        return _dicom(bytes(data), view)
+    if data[: len(numpy_file.MAGIC)] == numpy_file.MAGIC:
+        return numpy_file.read_numpy(bytes(data), view)
+    return _picture(data, view)
 
 
 def png_bytes(pixels: Pixels) -> bytes:
@@ -73,16 +76,34 @@ def png_bytes(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"an image of {width}x{height} pixels is over the limit of {MAX_PIXELS} pixels")
-    if min(width, height) < MIN_SIDE:
-        raise UnreadableImage(f"an image of {width}x{height} pixels is too small; the shortest side must be {MIN_SIDE} or more")
+def _dicom(data: bytes, view: View) -> Pixels:
+    if find_spec("pydicom") is None:
+        raise UnreadableImage("DICOM files cannot be read here", cure="pip install pydicom, or send PNG")
+    from fedmentor.teacher.dicom_file import read_dicom  # noqa: PLC0415  # pydicom is an extra
+
+    return read_dicom(data, view)
 
 
-def _eight_bit(picture: Image.Image) -> Pixels:
+def _picture(data: bytes | bytearray | memoryview, view: View) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+                check_size(*picture.size)
+                return _eight_bit(picture, view.window)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(f"the image has more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("the file is not a PNG or JPEG image, nor DICOM or NumPy", cure="convert it to PNG") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage("the image file is truncated or corrupt", cure="export it again") from error
+
+
+def _eight_bit(picture: Image.Image, window: tuple[float, float] | None) -> Pixels:
     if picture.mode in _GREY_MODES:
-        return np.asarray(picture.convert("L"), np.uint8)
+        return eight_bits(np.asarray(picture.convert("L"), np.uint8), window)
     if picture.mode in _COLOUR_MODES:
-        return np.asarray(picture.convert("RGB"), np.uint8)
-    raise UnreadableImage(f"the image has mode {picture.mode!r}, more than 8 bits a sample", cure="window it to 8 bits first")
+        return eight_bits(np.asarray(picture.convert("RGB"), np.uint8), window)
+    if picture.mode in _DEEP_MODES:
+        return eight_bits(np.asarray(picture), window)
+    raise UnreadableImage(f"the image has mode {picture.mode!r}, which no teacher can look at", cure="convert it to grey or RGB")

@@ -1,18 +1,19 @@
-"""The wire format between a teacher service and its client; pure, the same on both ends.
+"""The wire format between a teacher service and its client; pure, the same on both ends and at every door.
 
-Request: multipart fields ``image`` (PNG or JPEG bytes) and ``prompt``
-(JSON ``{"boxes": [[x0, y0, x1, y1], …], "points": [[x, y, label], …], "answer": "safetensors" | "json"}``).
-``{"describe": true}`` as the prompt, without an image, asks who answers.
+Request: fields ``image`` (a PNG, JPEG, DICOM or NumPy file) and ``prompt`` (JSON, see fedmentor.teacher.question). ``{"describe":
+true}`` as the prompt, without an image, asks who answers.
 
-Answer: one safetensors blob with ``logits`` float16 [K, h, w] and ``predicted_iou`` float32 [K]; everything else is JSON in the
-blob's metadata. An error is JSON ``{"status", "code", "message", "cure"}``. The status stands inside the payload as well as in
-the reply's status line, because TorchServe's gRPC door drops the latter for single items of a batch.
+Answer: one safetensors blob with the outputs by name, of which ``logits`` float16 [K, h, w] and ``predicted_iou`` float32 [K] are
+the default; everything else is JSON in the blob's metadata. An error is JSON ``{"status", "code", "message", "cure"}``. The status
+stands inside the payload as well as in the reply's status line, because TorchServe's gRPC door drops the latter for single items of
+a batch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,18 @@ from fedmentor.errors import (
     ModelError,
     PromptRefused,
     TeacherUnreachable,
+    UnknownArchitecture,
+    UnknownImage,
     UnreadableImage,
     WrongArchitecture,
 )
-from fedmentor.ids import digest
+from fedmentor.ids import Digest, digest
 from fedmentor.teacher.contract import Prompt, SoftLabels, TeacherCard, card_from_json, prompt_from_json
+from fedmentor.teacher.encodings import decode_probability, pack, unpack
+from fedmentor.teacher.question import SAFETENSORS, Question, Wish
 
 IMAGE_FIELD = "image"
 PROMPT_FIELD = "prompt"
-SAFETENSORS = "safetensors"
-JSON = "json"
 STATUS_OK = 200
 
 DESCRIBE = json.dumps({"describe": True}).encode()
@@ -45,9 +48,14 @@ DESCRIBE = json.dumps({"describe": True}).encode()
 
 _METADATA = "fedmentor"
 
+_MAPS = ("logits", "probability", "mask")
+"""Outputs that are pictures: they have a size, and they may be packed."""
+
 _ERRORS: tuple[tuple[type[FedMentorError], int, str], ...] = (
+    (UnknownArchitecture, 404, "unknown_architecture"),
     (PromptRefused, 422, "prompt_refused"),
     (UnreadableImage, 422, "unreadable_image"),
+    (UnknownImage, 404, "unknown_image"),
     (DataError, 400, "bad_request"),
     (LimitExceeded, 413, "limit_exceeded"),
     (DigestMismatch, 500, "digest_mismatch"),
@@ -61,6 +69,65 @@ _ERRORS: tuple[tuple[type[FedMentorError], int, str], ...] = (
 def request_prompt(prompt: Prompt, answer: str = SAFETENSORS) -> bytes:
     """The ``prompt`` field of a request."""
     return json.dumps({**prompt.to_json(), "answer": answer}).encode()
+
+
+def request_question(question: Question) -> bytes:
+    """The ``prompt`` field of a request, in full."""
+    return json.dumps(question.to_json()).encode()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What was asked for, by name, decoded.
+
+    Attributes:
+        arrays: ``logits`` float16 and ``probability`` float32 [K, h, w], ``mask`` bool [K, h, w], ``predicted_iou`` float32 [K],
+            ``embedding`` float32 [C, g, g]. With three masks, [K, 3, h, w] and [K, 3]; the best has the highest predicted IoU.
+        content: (height, width) of the top-left part of each map that shows the image.
+        image_size: (H, W) of the image as sent.
+        image_id: the image's digest; a later question may name it instead of sending the image.
+        prompt: what was asked, an automatic prompt as its boxes.
+        teacher: who answered.
+        timings_ms: milliseconds by step, and ``embedding_cached`` 1 or 0.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    content: tuple[int, int]
+    image_size: tuple[int, int]
+    image_id: Digest
+    prompt: Prompt
+    teacher: TeacherCard
+    timings_ms: Mapping[str, float]
+
+
+def encode_outputs(soft: SoftLabels, arrays: Mapping[str, npt.NDArray[Any]], content: tuple[int, int], wish: Wish) -> bytes:
+    """Named arrays as one safetensors blob.
+
+    Args:
+        soft: for the facts.
+        arrays: see Outputs, the probability in its wire encoding and masks as uint8.
+        content: of the maps as they are sent.
+        wish: what was asked for.
+    """
+    packed = {name: array for name, array in arrays.items() if wish.compress == "zlib" and name in _MAPS}
+    tensors = {name: pack(array) if name in packed else np.ascontiguousarray(array) for name, array in arrays.items()}
+    forms = {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in packed.items()}
+    facts = _facts(soft) | {"content": list(content), "size": wish.size, "masks": wish.masks, "packed": forms}
+    return save(tensors, {_METADATA: json.dumps(facts)})
+
+
+def decode_outputs(blob: bytes) -> Outputs:
+    """The inverse of encode_outputs; reads encode_answer's blobs as well.
+
+    Raises:
+        TeacherUnreachable: the blob is not a teacher's answer.
+    """
+    try:
+        tensors, facts = _opened(blob)
+        arrays = {name: _decoded(name, tensor, facts.get("packed", {})) for name, tensor in tensors.items()}
+        return _outputs(arrays, facts)
+    except (SafetensorError, ValueError, KeyError, TypeError, FedMentorError) as error:
+        raise _no_teacher() from error
 
 
 def encode_answer(soft: SoftLabels) -> bytes:
@@ -79,12 +146,10 @@ def decode_answer(blob: bytes) -> SoftLabels:
         TeacherUnreachable: the blob is not a teacher's answer (truncated, or from something that is no teacher).
     """
     try:
-        tensors = load(blob)
-        header_bytes = int.from_bytes(blob[:8], "little")
-        facts = json.loads(json.loads(blob[8 : 8 + header_bytes])["__metadata__"][_METADATA])
+        tensors, facts = _opened(blob)
         return _soft_labels(tensors["logits"], tensors["predicted_iou"], facts)
     except (SafetensorError, ValueError, KeyError, TypeError, FedMentorError) as error:
-        raise TeacherUnreachable("the answer is not that of a teacher", cure="check that the URL is a FedMentor teacher") from error
+        raise _no_teacher() from error
 
 
 def encode_error(error: FedMentorError) -> dict[str, Any]:
@@ -115,8 +180,26 @@ def decode_card(body: object) -> TeacherCard:
         card: TeacherCard = card_from_json(body["teacher"])  # type: ignore[index]  # whatever it is, a wrong form raises below
         digest(card.digest)
     except (KeyError, TypeError, FedMentorError) as error:
-        raise TeacherUnreachable("the answer is not that of a teacher", cure="check that the URL is a FedMentor teacher") from error
+        raise _no_teacher() from error
     return card
+
+
+def _no_teacher() -> TeacherUnreachable:
+    return TeacherUnreachable("the answer is not that of a teacher", cure="check that the URL is a FedMentor teacher")
+
+
+def _opened(blob: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    tensors = load(blob)
+    header_bytes = int.from_bytes(blob[:8], "little")
+    return tensors, json.loads(json.loads(blob[8 : 8 + header_bytes])["__metadata__"][_METADATA])
+
+
+def _decoded(name: str, tensor: npt.NDArray[Any], packed: Mapping[str, Any]) -> npt.NDArray[Any]:
+    form = packed.get(name)
+    values = tensor if form is None else unpack(tensor, str(form["dtype"]), tuple(int(extent) for extent in form["shape"]))
+    if name == "probability":
+        return decode_probability(values)
+    return values.astype(np.bool_) if name == "mask" else values
 
 
 def _facts(soft: SoftLabels) -> dict[str, Any]:
@@ -129,6 +212,32 @@ def _facts(soft: SoftLabels) -> dict[str, Any]:
         "prompt": soft.prompt.to_json(),
         "timings_ms": dict(soft.timings_ms),
     }
+
+
+def _outputs(arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> Outputs:
+    content, image_size = _pair(facts["content"]), _pair(facts["image_size"])
+    for name, array in arrays.items():
+        is_map = name in _MAPS
+        if is_map and (array.ndim not in (3, 4) or content[0] > array.shape[-2] or content[1] > array.shape[-1]):
+            raise ValueError(name)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(name)
+    return Outputs(
+        arrays=arrays,
+        content=content,
+        image_size=image_size,
+        image_id=digest(facts["image_digest"]),
+        prompt=prompt_from_json(facts["prompt"]),
+        teacher=card_from_json(facts["teacher"]),
+        timings_ms=dict(facts["timings_ms"]),
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = (int(extent) for extent in value)
+    if min(height, width) < 1:
+        raise ValueError("not a size")
+    return height, width
 
 
 def _soft_labels(logits: Any, predicted_iou: Any, facts: Mapping[str, Any]) -> SoftLabels:

@@ -6,11 +6,13 @@ All functions are pure; sizes are (H, W), boxes are in pixels of that image.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from fedmentor.errors import DataError
-from fedmentor.teacher.contract import Box
+from fedmentor.teacher.prompt_form import Box
 
 CENTRAL = (0.0, 0.0, 1.0, 0.92)
 """x0, y0, x1, y1 of the box around both lungs, in fractions of the image's width and height: everything but the abdomen. Narrower
@@ -29,6 +31,11 @@ def central_box(size: tuple[int, int]) -> tuple[Box, ...]:
 def lung_boxes(size: tuple[int, int]) -> tuple[Box, ...]:
     """Two boxes, one a lung field; the union of the two answers is the lungs."""
     return (_fraction_box(RIGHT_LUNG, size), _fraction_box(LEFT_LUNG, size))
+
+
+def whole_box(size: tuple[int, int]) -> tuple[Box, ...]:
+    """One box around the whole image: the automatic prompt for anything that fills it."""
+    return (_fraction_box((0.0, 0.0, 1.0, 1.0), size),)
 
 
 def mask_box(mask: npt.NDArray[np.generic], margin: float = 0.0) -> tuple[Box, ...]:
@@ -59,3 +66,11 @@ def _fraction_box(fractions: tuple[float, float, float, float], size: tuple[int,
     height, width = size
     x0, y0, x1, y1 = fractions
     return Box(x0 * width, y0 * height, x1 * width, y1 * height)
+
+
+AUTOMATIC: Mapping[str, Callable[[tuple[int, int]], tuple[Box, ...]]] = {
+    "central": central_box,
+    "lungs": lung_boxes,
+    "whole": whole_box,
+}
+"""The prompts that need no hand, by the names under which requests and commands ask for them."""

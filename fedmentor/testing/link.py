@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedmentor.audit.chain import AuditRecord
+from fedmentor.audit.checkpoint import Checkpoint, SignedCheckpoint
 from fedmentor.errors import CoordinatorUnreachable, FedMentorError
 from fedmentor.federation import (
     CHUNK_BYTES,
@@ -18,6 +20,7 @@ from fedmentor.federation import (
     Receipt,
     RoundRef,
     Scores,
+    StepAnswer,
     UpdateHeader,
     UpdateState,
 )
@@ -37,7 +40,11 @@ class ScriptedLink:
     Attributes:
         sent: updates in the order in which they came, repeats included.
         scores: reported scores in order.
+        answers: what was said in steps of secure aggregation, in order.
+        sat_out: attempts in which nothing was to come from the site, and why, in order.
         refusals: what send_update raises for a round, once for each error in the list.
+        audit: what fetch_audit gives; of records those from the number that is asked for.
+        countersigned: signatures under checkpoints in order.
     """
 
     def __init__(
@@ -48,7 +55,11 @@ class ScriptedLink:
         self._scripts = list(scripts)
         self.sent: list[tuple[UpdateHeader, bytes]] = []
         self.scores: list[Scores] = []
+        self.answers: list[StepAnswer] = []
+        self.sat_out: list[tuple[RoundRef, str]] = []
         self.refusals: dict[RoundRef, list[FedMentorError]] = {}
+        self.audit: list[SignedCheckpoint | AuditRecord] = []
+        self.countersigned: list[tuple[Checkpoint, bytes]] = []
 
     def follow(self) -> ScriptedStream:
         """See CoordinatorLink."""
@@ -68,9 +79,25 @@ class ScriptedLink:
             raise refusals.pop(0)
         return Receipt(header.round, self._site, header.sha256, ACCEPTED_UTC)
 
+    def answer_step(self, answer: StepAnswer) -> None:
+        """See CoordinatorLink."""
+        self.answers.append(answer)
+
+    def sit_out(self, ref: RoundRef, reason: str) -> None:
+        """See CoordinatorLink."""
+        self.sat_out.append((ref, reason))
+
     def report_scores(self, scores: Scores) -> None:
         """See CoordinatorLink."""
         self.scores.append(scores)
+
+    def fetch_audit(self, from_record: int) -> Iterator[SignedCheckpoint | AuditRecord]:
+        """See CoordinatorLink."""
+        yield from (item for item in self.audit if isinstance(item, SignedCheckpoint) or item.seq >= from_record)
+
+    def countersign(self, checkpoint: Checkpoint, signature: bytes) -> None:
+        """See CoordinatorLink."""
+        self.countersigned.append((checkpoint, signature))
 
 
 class ScriptedStream:
@@ -147,8 +174,24 @@ class DirectService(Protocol):
         """Accept the update; ``resumed`` where some of the bytes came in an earlier transfer."""
         ...
 
+    def answer_step(self, site: SiteId, answer: StepAnswer) -> None:
+        """Take what a site says in a step of secure aggregation."""
+        ...
+
+    def sit_out(self, site: SiteId, ref: RoundRef, reason: str) -> None:
+        """Note that nothing is to come from a site in an attempt."""
+        ...
+
     def report_scores(self, site: SiteId, scores: Scores) -> None:
         """Keep scores."""
+        ...
+
+    def fetch_audit(self, site: SiteId, from_record: int) -> Iterator[SignedCheckpoint | tuple[AuditRecord, ...]]:
+        """The newest checkpoint, then pages of records."""
+        ...
+
+    def countersign(self, site: SiteId, checkpoint: Checkpoint, signature: bytes) -> None:
+        """Keep a site's signature under a checkpoint."""
         ...
 
 
@@ -245,11 +288,38 @@ class DirectLink:
         self.faults.reply("send_update")
         return state
 
+    def answer_step(self, answer: StepAnswer) -> None:
+        """See CoordinatorLink."""
+        self.faults.request("answer_step")
+        self._service().answer_step(self._site, answer)
+        self.faults.reply("answer_step")
+
+    def sit_out(self, ref: RoundRef, reason: str) -> None:
+        """See CoordinatorLink."""
+        self.faults.request("sit_out")
+        self._service().sit_out(self._site, ref, reason)
+        self.faults.reply("sit_out")
+
     def report_scores(self, scores: Scores) -> None:
         """See CoordinatorLink."""
         self.faults.request("report_scores")
         self._service().report_scores(self._site, scores)
         self.faults.reply("report_scores")
+
+    def fetch_audit(self, from_record: int) -> Iterator[SignedCheckpoint | AuditRecord]:
+        """See CoordinatorLink."""
+        self.faults.request("fetch_audit")
+        for part in self._service().fetch_audit(self._site, from_record):
+            if isinstance(part, SignedCheckpoint):
+                yield part
+            else:
+                yield from part
+
+    def countersign(self, checkpoint: Checkpoint, signature: bytes) -> None:
+        """See CoordinatorLink."""
+        self.faults.request("countersign")
+        self._service().countersign(self._site, checkpoint, signature)
+        self.faults.reply("countersign")
 
 
 class DirectStream:

@@ -7,9 +7,19 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from fedmentor.errors import PromptRefused
+from fedmentor.errors import PromptRefused, UnknownImage
 from fedmentor.ids import Digest
-from fedmentor.teacher.contract import Box, Pixels, Prompt, SoftLabels, TeacherCard, check_prompt, image_digest
+from fedmentor.teacher.contract import (
+    Answer,
+    Box,
+    Extras,
+    Pixels,
+    Prompt,
+    SoftLabels,
+    TeacherCard,
+    check_prompt,
+    image_digest,
+)
 from fedmentor.teacher.images import check_pixels
 
 MASK_SIZE = 64
@@ -18,7 +28,7 @@ STEEPNESS = 8.0
 
 
 class AnalyticTeacher:
-    """Implements fedmentor.teacher.contract.Teacher: the ellipse inscribed in each box, stretched to a square like SAM-Med2D.
+    """Implements fedmentor.teacher.contract.Foundation: the ellipse inscribed in each box, stretched to a square like SAM-Med2D.
 
     The logit is ``STEEPNESS * (1 - r^2)`` with r = 1 on the ellipse, cut at -STEEPNESS. Boxes only.
 
@@ -28,6 +38,7 @@ class AnalyticTeacher:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._seen: dict[Digest, Pixels] = {}
 
     def card(self) -> TeacherCard:
         """See Teacher."""
@@ -46,18 +57,39 @@ class AnalyticTeacher:
         check_pixels(pixels)
         size = (pixels.shape[0], pixels.shape[1])
         check_prompt(prompt, size)
-        if prompt.points:
+        boxes = [each.box for each in prompt.each() if each.box is not None and each.kinds() == ("box",)]
+        if len(boxes) != len(prompt.each()):
             raise PromptRefused("analytic-ellipse takes boxes only")
         self.asked += 1
+        image = image_digest(pixels)
+        self._seen[image] = pixels
         return SoftLabels(
-            logits=np.stack([ellipse_logits(box, size) for box in prompt.boxes]),
-            predicted_iou=np.ones(len(prompt.boxes), np.float32),
+            logits=np.stack([ellipse_logits(box, size) for box in boxes]),
+            predicted_iou=np.ones(len(boxes), np.float32),
             content=(MASK_SIZE, MASK_SIZE),
             image_size=size,
-            image_digest=image_digest(pixels),
+            image_digest=image,
             prompt=prompt,
             teacher=self.card(),
         )
+
+    def size_of(self, image: Digest) -> tuple[int, int]:
+        """See Foundation."""
+        pixels = self._known(image)
+        return pixels.shape[0], pixels.shape[1]
+
+    def ask(self, image: Pixels | Digest, prompt: Prompt, extras: Extras) -> Answer:
+        """See Foundation. The embedding is one number, the picture's mean."""
+        if extras.candidates:
+            raise PromptRefused("analytic-ellipse gives one mask for each object")
+        pixels = self._known(image) if isinstance(image, str) else image
+        soft = self.soften(pixels, prompt)
+        return Answer(soft, embedding=np.full((1, 1, 1), pixels.mean(), np.float32) if extras.embedding else None)
+
+    def _known(self, image: Digest) -> Pixels:
+        if image not in self._seen:
+            raise UnknownImage("the teacher does not hold this image", cure="send the image itself")
+        return self._seen[image]
 
 
 def ellipse_logits(box: Box, size: tuple[int, int]) -> npt.NDArray[np.float16]:

@@ -5,9 +5,12 @@ Decoding checks form (names, digests, enumerations) and raises domain errors; me
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from math import isfinite, isnan, sqrt
 
-from fedmentor.errors import FedMentorError, UpdateRejected
+from fedmentor.audit.chain import AuditRecord, record_from_line, record_to_line
+from fedmentor.audit.checkpoint import Checkpoint, SignedCheckpoint, signed_checkpoint
+from fedmentor.errors import DataError, FedMentorError, UpdateRejected
 from fedmentor.federation import (
     CHUNK_BYTES,
     Directive,
@@ -38,6 +41,9 @@ MAX_HD95 = 256 * sqrt(2)
 
 MAX_PATIENTS = 1_000_000
 """Held-out patients of one site; more is a mistake."""
+
+MAX_REASON_CHARACTERS = 300
+"""Of what a site says in its own words."""
 
 MAX_MASKED_BYTES = 1024
 """Above the signed header of a masked upload."""
@@ -160,6 +166,20 @@ def header_from_wire(message: pb.UpdateHeader) -> UpdateHeader:
     return UpdateHeader(*names, message.size_bytes, digest(message.base_model), message.masked)
 
 
+def sit_out_to_wire(ref: RoundRef, reason: str) -> pb.SitOutNotice:
+    """Encode a site's word that nothing is to come from it."""
+    return pb.SitOutNotice(round=round_to_wire(ref), reason=reason)
+
+
+def sit_out_from_wire(message: pb.SitOutNotice) -> tuple[RoundRef, str]:
+    """Decode a site's word that nothing is to come from it; the reason becomes one line of MAX_REASON_CHARACTERS at most.
+
+    Raises:
+        ConfigError: the run's name is malformed.
+    """
+    return round_from_wire(message.round), one_line(message.reason[:MAX_REASON_CHARACTERS])
+
+
 def answer_to_wire(value: StepAnswer) -> pb.StepAnswer:
     """Encode what a site says in a step of secure aggregation."""
     return pb.StepAnswer(round=round_to_wire(value.round), name=_STEPS[value.step], message=value.message)
@@ -248,6 +268,55 @@ def scores_from_wire(message: pb.Scores) -> Scores:
         iou=message.iou,
         hd95=message.hd95,
     )
+
+
+def checkpoint_to_wire(value: SignedCheckpoint) -> pb.Checkpoint:
+    """Encode a checkpoint as it was signed."""
+    return pb.Checkpoint(content=value.checkpoint.to_bytes(), signature=value.signature)
+
+
+def checkpoint_from_wire(message: pb.Checkpoint) -> SignedCheckpoint:
+    """Decode a checkpoint; says nothing about who signed it.
+
+    Raises:
+        DataError: malformed.
+    """
+    return signed_checkpoint(message.content, message.signature)
+
+
+def audit_page_to_wire(page: SignedCheckpoint | Iterable[AuditRecord]) -> pb.AuditPart:
+    """Encode a checkpoint or some audit records."""
+    if isinstance(page, SignedCheckpoint):
+        return pb.AuditPart(checkpoint=checkpoint_to_wire(page))
+    return pb.AuditPart(records=pb.AuditRecords(lines=[record_to_line(record).encode() for record in page]))
+
+
+def records_from_wire(message: pb.AuditRecords) -> Iterator[AuditRecord]:
+    """Decode audit records; says nothing about whether they are true.
+
+    Raises:
+        DataError: malformed.
+    """
+    for line in message.lines:
+        try:
+            yield record_from_line(line.decode())
+        except UnicodeDecodeError as error:
+            raise DataError("an audit record is not UTF-8 text") from error
+
+
+def countersignature_to_wire(checkpoint: Checkpoint, signature: bytes) -> pb.Countersignature:
+    """Encode a site's signature under a checkpoint."""
+    return pb.Countersignature(content=checkpoint.to_bytes(), signature=signature)
+
+
+def countersignature_from_wire(message: pb.Countersignature) -> tuple[Checkpoint, bytes]:
+    """Decode a site's signature and what it is under.
+
+    Raises:
+        DataError: malformed.
+    """
+    signed = signed_checkpoint(message.content, message.signature)
+    return signed.checkpoint, signed.signature
 
 
 def chunk_to_wire(offset: int, data: bytes) -> pb.Chunk:

@@ -80,3 +80,13 @@ def error_from_call(error: Exception) -> FedMentorError:
             return errors.LimitExceeded(text)
         return CoordinatorUnreachable(f"the coordinator is busy: {text}")
     return FedMentorError(f"the coordinator answered {error.code().name}: {text}")
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether a failed call was answered by a FedMentor server, with one of the errors in the table."""
+    return isinstance(error, grpc.Call) and ERROR_KEY in dict(error.trailing_metadata() or ())
+
+
+def words_of(error: Exception) -> str:
+    """What gRPC says of a failed call."""
+    return (error.details() if isinstance(error, grpc.Call) else None) or "no reason given"

@@ -32,7 +32,7 @@ class Network:
 
     Attributes:
         modules: the parts, in eval mode.
-        multimask: decode three candidate masks and keep the one with the highest predicted IoU, per object.
+        multimask: the decoder offers three candidate masks for each object, not one.
         position: the image grid's positional encoding [1, 256, g, g], computed once.
     """
 
@@ -56,37 +56,45 @@ class Network:
 
     @torch.inference_mode()
     def decode(
-        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None
+        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None, hints: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Segment K objects of one picture.
 
         Args:
             embedding: what encode returned.
             boxes: float32 [K, 4] x0, y0, x1, y1 on the input, or None.
-            points: coordinates and labels for the same K objects, or None. One of the two is given.
+            points: coordinates and labels for the same K objects, or None.
+            hints: float32 [K, 1, 4g, 4g] rough masks as the network takes them, or None. One of the three is given.
 
         Returns:
             float32 logits [K, h, w] and the teacher's own IoU estimates [K].
         """
-        parts = zip(_groups(boxes), _points_groups(points), strict=False)
-        decoded = [_best(*self.candidates(embedding, *part)) for part in parts]
+        return best(*self.decode_all(embedding, boxes, points, hints))
+
+    @torch.inference_mode()
+    def decode_all(
+        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None, hints: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Like decode, with every mask that the decoder offers: [K, M, h, w] and [K, M], M is 3 with multimask, else 1."""
+        parts = zip(_groups(boxes), _points_groups(points), _groups(hints), strict=False)
+        decoded = [self.candidates(embedding, *part) for part in parts]
         return torch.cat([logits for logits, _ in decoded]), torch.cat([quality for _, quality in decoded])
 
     @torch.inference_mode()
     def candidates(
-        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None
+        self, embedding: torch.Tensor, boxes: torch.Tensor | None, points: Points | None, hints: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All masks that the decoder offers: [K, M, h, w] and [K, M], M is 3 with multimask, else 1."""
+        """Like decode_all, in one go however many objects there are."""
         device = self.position.device
         sparse, dense = self.modules.prompt_encoder(
             points=None if points is None else (points[0].to(device), points[1].to(device)),
             boxes=None if boxes is None else boxes.to(device),
-            masks=None,
+            masks=None if hints is None else hints.to(device),
         )
         masks, quality = self.modules.mask_decoder(
             image_embeddings=embedding,
             image_pe=self.position,
-            sparse_prompt_embeddings=sparse,
+            sparse_prompt_embeddings=sparse.to(device),  # made on the CPU where a hint is all there is
             dense_prompt_embeddings=dense,
             multimask_output=self.multimask,
         )
@@ -104,11 +112,11 @@ def _points_groups(points: Points | None) -> Iterator[Points | None]:
     return zip(torch.split(points[0], OBJECTS_AT_ONCE), torch.split(points[1], OBJECTS_AT_ONCE), strict=True)
 
 
-def _best(masks: torch.Tensor, quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def best(masks: torch.Tensor, quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The candidate with the highest predicted IoU, object by object: a batch shares no winner."""
-    best = quality.argmax(dim=1)
-    rows = torch.arange(best.shape[0], device=best.device)
-    return masks[rows, best], quality[rows, best]
+    winners = quality.argmax(dim=1)
+    rows = torch.arange(winners.shape[0], device=winners.device)
+    return masks[rows, winners], quality[rows, winners]
 
 
 def channels_last(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 from fedmentor.errors import ConfigError, WrongArchitecture
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import TeacherCard
+from teacher_service.hints import LOGITS, PROBABILITY
 from teacher_service.models import lite_medsam, sam_med2d
 from teacher_service.models.loading import check_shapes, shapes_of
 from teacher_service.models.network import Network, SamModules
@@ -28,6 +29,7 @@ class Architecture:
         prompts: kinds it was trained for; others are refused.
         licence: SPDX id of the official weights.
         weights_page: where the authors publish them.
+        hint_form: how its decoder was fed rough masks: ``logits`` (SAM) or ``probability`` (SAM-Med2D).
         skeleton: the modules without trained values, for names and shapes.
         build: weights and a device name to a network that answers.
     """
@@ -39,6 +41,7 @@ class Architecture:
     prompts: tuple[str, ...]
     licence: str
     weights_page: str
+    hint_form: str
     skeleton: Callable[[], SamModules]
     build: Callable[[Mapping[str, torch.Tensor], str], Network]
 
@@ -64,6 +67,7 @@ _KNOWN = (
         prompts=("box",),
         licence="Apache-2.0",
         weights_page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+        hint_form=LOGITS,
         skeleton=lite_medsam.skeleton,
         build=lite_medsam.build,
     ),
@@ -72,9 +76,10 @@ _KNOWN = (
         input_size=sam_med2d.INPUT_SIZE,
         mask_size=sam_med2d.MASK_SIZE,
         preprocessing=STRETCH256,
-        prompts=("box", "point"),
+        prompts=("box", "point", "mask"),
         licence="Apache-2.0",
         weights_page="https://github.com/OpenGVLab/SAM-Med2D",
+        hint_form=PROBABILITY,
         skeleton=sam_med2d.skeleton,
         build=sam_med2d.build,
     ),

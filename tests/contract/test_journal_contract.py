@@ -12,6 +12,7 @@ from fedmentor.audit import EMPTY, Head, verify
 from fedmentor.errors import BrokenStore, DataError
 from fedmentor.federation import Outcome, Receipt, RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.testing.audit import ToyTrail
 from fedmentor.testing.clock import ManualClock
 
 DIGEST = Digest("1" * 64)
@@ -168,3 +169,62 @@ def test_a_transaction_sees_its_own_writes(begun):
         return tx.updates(Round(1), Attempt(2)), len(tx.audit_records())
 
     assert begun.run_tx("both", write_and_read) == ((_update("a"),), 1)
+
+
+def _toy_trail():
+    """Two checkpoints of a chain of another process; only lengths and bytes matter here."""
+    trail = ToyTrail()
+    trail.append("coordinator", "create_run", run="toy-run")
+    return trail, trail.seal(), trail.seal()
+
+
+def test_records_can_be_read_in_part(begun):
+    begun.run_tx("some", lambda tx: [tx.audit("coordinator", "open", {"round": n}) for n in range(5)])
+    whole = _read(begun, "audit_records")
+    assert _read(begun, "audit_records", 2) == whole[2:]
+    assert _read(begun, "audit_records", 1, 3) == whole[1:3]
+    assert _read(begun, "audit_records", 4, 99) == whole[4:]
+    assert _read(begun, "audit_records", 5) == ()
+
+
+def test_checkpoints_are_kept_once_and_in_order(begun):
+    _, first, second = _toy_trail()
+    assert _read(begun, "checkpoint") is None
+    assert _read(begun, "checkpoint", 1) is None
+    for signed in (second, first):
+        begun.run_tx("seal", lambda tx, signed=signed: tx.put_checkpoint(signed))
+    assert _read(begun, "checkpoints") == (first, second)
+    assert _read(begun, "checkpoint") == second
+    assert _read(begun, "checkpoint", first.records) == first
+    assert _read(begun, "checkpoint", 7) is None
+    with pytest.raises(BrokenStore):
+        begun.run_tx("seal", lambda tx: tx.put_checkpoint(replace(first, signature=bytes(64))))
+    assert _read(begun, "checkpoints") == (first, second)
+
+
+def test_countersignatures_are_never_overwritten(begun):
+    trail, first, second = _toy_trail()
+    begun.run_tx("seal", lambda tx: [tx.put_checkpoint(signed) for signed in (first, second)])
+    late, early = trail.sign("b"), replace(trail.sign("a"), records=first.records)
+    assert begun.run_tx("sign", lambda tx: tx.put_countersignature(late))
+    assert begun.run_tx("sign", lambda tx: tx.put_countersignature(early))
+    assert not begun.run_tx("sign", lambda tx: tx.put_countersignature(replace(late, signature=bytes(64))))
+    assert _read(begun, "countersignatures") == (early, late)
+    assert _read(begun, "countersignatures", second.records) == (late,)
+    assert _read(begun, "countersignatures", 7) == ()
+    with pytest.raises(BrokenStore):
+        begun.run_tx("sign", lambda tx: tx.put_countersignature(replace(late, records=7)))
+
+
+def test_a_failed_transaction_leaves_no_signature(begun):
+    trail, first, _ = _toy_trail()
+
+    def half(tx):
+        tx.put_checkpoint(first)
+        tx.put_countersignature(replace(trail.sign("a"), records=first.records))
+        tx.audit("coordinator", "bad", {"x": float("nan")})
+
+    with pytest.raises(DataError):
+        begun.run_tx("half", half)
+    assert _read(begun, "checkpoints") == ()
+    assert _read(begun, "countersignatures") == ()

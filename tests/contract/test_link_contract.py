@@ -18,12 +18,22 @@ import numpy as np
 import pytest
 
 from coordinator.app import JOURNAL_FILE, Engine, EngineParts, build_engine
+from coordinator.audit.notary import Notary
 from coordinator.phases.phase import PhaseLimits
 from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.store.sqlite import SqliteJournal
 from fed_node.link import GrpcLink
+from fedmentor.audit.checkpoint import SignedCheckpoint, countersign
 from fedmentor.clock import SystemClock
-from fedmentor.errors import CoordinatorUnreachable, IdentityRefused, PolicyRefusal, RoundClosed, UpdateConflict, UpdateRejected
+from fedmentor.errors import (
+    ConfigError,
+    CoordinatorUnreachable,
+    IdentityRefused,
+    PolicyRefusal,
+    RoundClosed,
+    UpdateConflict,
+    UpdateRejected,
+)
 from fedmentor.federation import (
     CHUNK_BYTES,
     CoordinatorLink,
@@ -47,6 +57,7 @@ from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
 from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import flatten, sha256_hex, spec_of, vector_bytes
+from fedmentor.testing.audit import ToyTrail
 from fedmentor.testing.link import DirectLink, LinkFaults
 from fedmentor.wire import codec
 from fedmentor.wire.channel import server_credentials
@@ -59,6 +70,9 @@ PARAMETERS = 600_000
 TENSORS = {"weight": np.linspace(-1, 1, PARAMETERS, dtype=np.float32)}
 HOST = "localhost"
 RUN = RunId("run")
+SIGNERS = ToyTrail(SITES)
+"""Whose signing keys the coordinator and the sites have."""
+
 START = RoundRef(RUN, Round(0), Attempt(1))
 
 
@@ -109,7 +123,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     save_model(model, TENSORS, ModelRecord(architecture="flat", digest=digest_of(TENSORS)))
     state.mkdir()
     journal = SqliteJournal(state / JOURNAL_FILE, SystemClock())
-    parts = EngineParts(state, journal, SystemClock(), PhaseLimits(), lambda _event: None)
+    notary = Notary(SIGNERS.coordinator_key, lambda: SIGNERS.keys)
+    parts = EngineParts(state, journal, SystemClock(), PhaseLimits(), lambda _event: None, notary)
     yield build_engine(manifest(), model, parts)
     journal.close()
 
@@ -293,9 +308,66 @@ def test_a_site_that_is_not_on_the_roster_is_refused_everywhere(coordinator: Coo
         lambda: link.fetch_model(MODEL),
         lambda: link.send_update(*update(NORTH)),
         lambda: link.report_scores(scores()),
+        lambda: next(link.fetch_audit(0)),
+        lambda: link.countersign(SIGNERS.seal().checkpoint, bytes(64)),
     ):
         with pytest.raises(IdentityRefused):
             call()
+
+
+def publish(coordinator: Coordinator) -> SignedCheckpoint:
+    """Let everybody deliver; gives the checkpoint of the published round."""
+    coordinator.open_round()
+    for site in SITES:
+        coordinator.link_of(site).send_update(*update(site))
+    coordinator.settle()
+    signed = coordinator.engine.journal.run_tx("read", lambda tx: tx.checkpoint())
+    assert signed is not None
+    return signed
+
+
+def test_the_audit_trail_arrives_whole_behind_its_newest_checkpoint(coordinator: Coordinator):
+    link = coordinator.link_of(NORTH)
+    assert [item.event for item in link.fetch_audit(0)] == ["create_run"], "nothing is signed yet"
+    signed = publish(coordinator)
+    records = coordinator.engine.journal.run_tx("read", lambda tx: tx.audit_records())
+    assert list(link.fetch_audit(0)) == [signed, *records]
+    assert list(link.fetch_audit(4)) == [signed, *records[4:]]
+    assert list(link.fetch_audit(len(records))) == [signed]
+
+
+def test_who_has_enough_of_the_audit_trail_may_stop(coordinator: Coordinator):
+    publish(coordinator)
+    link = coordinator.link_of(NORTH)
+    for _ in range(3):
+        items = link.fetch_audit(0)
+        next(items)
+        next(items)
+        items.close()
+    assert link.fetch_model(coordinator_model(coordinator)), "the line is as good as before"
+
+
+def coordinator_model(coordinator: Coordinator) -> ModelRef:
+    """The model in force."""
+    return replace(MODEL, digest=coordinator.engine.journal.run_tx("read", lambda tx: tx.state()).model)
+
+
+def test_a_countersignature_is_kept_once(coordinator: Coordinator):
+    checkpoint = publish(coordinator).checkpoint
+    mine = countersign(checkpoint, NORTH, SIGNERS.site_keys[NORTH])
+    for _ in range(2):
+        coordinator.link_of(NORTH).countersign(checkpoint, mine.signature)
+    assert coordinator.engine.journal.run_tx("read", lambda tx: tx.countersignatures()) == (mine,)
+
+
+def test_a_countersignature_that_is_not_the_sites_is_refused(coordinator: Coordinator):
+    checkpoint = publish(coordinator).checkpoint
+    mine = countersign(checkpoint, NORTH, SIGNERS.site_keys[NORTH])
+    with pytest.raises(PolicyRefusal, match="not that of site east"):
+        coordinator.link_of(SITES[0]).countersign(checkpoint, mine.signature)
+    never = replace(checkpoint, records=checkpoint.records + 1)
+    with pytest.raises(PolicyRefusal, match="no such checkpoint"):
+        coordinator.link_of(NORTH).countersign(never, countersign(never, NORTH, SIGNERS.site_keys[NORTH]).signature)
 
 
 def test_another_thread_can_cancel_a_stream(coordinator: Coordinator):
@@ -396,24 +468,54 @@ def test_a_coordinator_that_comes_back_is_found_again(engine: Engine, serving: S
     assert len(link.fetch_model(MODEL)) == MODEL.size_bytes
 
 
-def test_credentials_are_read_again_for_a_new_channel(engine: Engine, serving: Serving, certificates: Path):
+def test_a_renewed_certificate_is_used_from_the_next_call_on_and_an_open_stream_stays(engine: Engine, tmp_path: Path):
+    folder, seen = tmp_path / "renewed", []
+    authority = throwaway(folder, "federation", SITES, [HOST])
+
+    class Noting(Servicer):
+        def _site(self, context):
+            seen.append(bytes(*context.auth_context()["x509_pem_cert"]))
+            return super()._site(context)
+
+    def current() -> bytes:
+        return (folder / "sites" / NORTH / CERTIFICATE_FILE).read_bytes()
+
+    with closing(Serving(folder)) as serving:
+        address = serving.start(servicer_of(engine, Noting))
+        link = GrpcLink(address, lambda: site_credentials(folder, NORTH, SystemClock().now()))
+        stream = link.follow()
+        first = [next(stream), next(stream)]
+        link.fetch_model(MODEL)
+        link.fetch_model(MODEL)
+        assert seen == [current()] * 3
+        issued = authority.issue_site(NORTH, SystemClock().now())
+        (folder / "sites" / NORTH / KEY_FILE).write_bytes(issued.key)
+        (folder / "sites" / NORTH / CERTIFICATE_FILE).write_bytes(issued.certificate)
+        link.fetch_model(MODEL)
+        assert seen[3:] == [current()]
+        assert first[0] == Manifest(manifest())
+        (folder / "sites" / NORTH / CERTIFICATE_FILE).write_bytes(b"half a file")
+        link.fetch_model(MODEL)
+        assert seen[4:] == [issued.certificate]
+        (folder / "sites" / NORTH / CERTIFICATE_FILE).write_bytes(issued.certificate)
+        engine.service.notify()
+        assert len(link._outlived) == 1
+        stream.cancel()
+        next(link.follow())
+        assert (link._outlived, seen[5:]) == ([], [issued.certificate])
+        link.close()
+
+
+def test_credentials_are_read_again_after_a_broken_line(engine: Engine, serving: Serving, certificates: Path):
     address = serving.start(servicer_of(engine))
-    read: list[SiteId] = []
-
-    def credentials():
-        read.append(NORTH)
-        return site_credentials(certificates, NORTH, SystemClock().now())
-
-    link = GrpcLink(address, credentials)
+    link = GrpcLink(address, lambda: site_credentials(certificates, NORTH, SystemClock().now()))
     link.fetch_model(MODEL)
-    link.fetch_model(MODEL)
-    assert len(read) == 1
     serving.stop()
     with pytest.raises(CoordinatorUnreachable):
         link.fetch_model(MODEL)
-    serving.start(servicer_of(engine), address)
-    link.fetch_model(MODEL)
-    assert len(read) == 2
+    (certificates / "sites" / NORTH / CERTIFICATE_FILE).unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        link.fetch_model(MODEL)
     link.close()
 
 

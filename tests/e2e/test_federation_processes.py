@@ -5,106 +5,23 @@ Three runs with the same seed: undisturbed; with a site that is killed and start
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from federation_processes import PATIENCE_S, SITES, check_audit, federation, lines, prepare, says, wait_for
 
-from coordinator.manifests import make_manifest
-from fed_node.data.dataset import open_dataset
-from fed_node.data.export import write_subset
-from fed_node.data.phantom import write_phantoms
-from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
-from fedmentor.identity.authority import throwaway
 from fedmentor.ids import SiteId
-from fedmentor.models import ModelRecord, digest_of, save_model
-from study.processes import Child, Children, children, wait_for_file
 
 pytestmark = pytest.mark.e2e
-
-SITES = tuple(SiteId(name) for name in ("east", "north", "south", "west"))
-IMAGES_PER_SITE, HELD_OUT_PER_SITE = 5, 1
-ROUNDS = 2
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of each site, model 0, manifest and certificates."""
     folder = tmp_path_factory.mktemp("federation")
-    write_phantoms(folder / "all", len(SITES) * IMAGES_PER_SITE, seed=0, side=128)
-    dataset = open_dataset(folder / "all")
-    ids = [sample.id for sample in dataset]
-    for index, site in enumerate(SITES):
-        mine = ids[index :: len(SITES)]
-        write_subset(dataset, mine, folder / "data" / site, held_out=mine[:HELD_OUT_PER_SITE])
-    tensors = student_tensors(new_student(0))
-    save_model(folder / "model", tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors), seed=0))
-    made = make_manifest(folder / "model", "run", SITES, {"rounds": ROUNDS, "local_epochs": 2, "batch_images": 2})
-    (folder / "manifest.json").write_bytes(made.to_bytes())
-    throwaway(folder / "certificates", "e2e", SITES, ["localhost"])
+    prepare(folder)
     return folder
-
-
-@dataclass
-class Run:
-    """One federation's processes and where they write."""
-
-    prepared: Path
-    folder: Path
-    processes: Children
-    coordinator: Child
-    address: str
-
-    def node(self, site: SiteId, name: str = "") -> Child:
-        """Start a site's node; a second one of a site needs a name of its own."""
-        arguments = ["node", "run", "--json", "--site", site, "--coordinator", self.address]
-        arguments += ["--certificates", str(self.prepared / "certificates"), "--data", str(self.prepared / "data" / site)]
-        arguments += ["--state", str(self.folder / "state" / site)]
-        return self.processes.start(name or site, arguments, self.folder / "logs", ENVIRONMENT)
-
-    def report(self) -> dict:
-        """The coordinator's last report."""
-        return json.loads((self.folder / "coordinator" / "report.json").read_text())
-
-
-@contextmanager
-def federation(prepared: Path, folder: Path, grace_s: float) -> Iterator[Run]:
-    """A running coordinator; everything is stopped at the end."""
-    ready = folder / "ready"
-    arguments = ["coordinator", "run", "--manifest", str(prepared / "manifest.json"), "--model", str(prepared / "model")]
-    arguments += ["--state", str(folder / "coordinator"), "--certificates", str(prepared / "certificates")]
-    arguments += ["--listen", "localhost:0", "--ready-file", str(ready), "--straggler-grace", str(grace_s)]
-    with children() as processes:
-        coordinator = processes.start("coordinator", arguments, folder / "logs", ENVIRONMENT)
-        address = wait_for_file(ready, coordinator, PATIENCE_S)
-        yield Run(prepared, folder, processes, coordinator, address)
-
-
-def wait_for(condition: Callable[[], object], watched: list[Child]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, [child.log.read_text() for child in watched]
-        for child in watched:
-            assert not child.failed(), child.log.read_text()
-        time.sleep(0.05)
-
-
-def says(child: Child, pattern: str) -> bool:
-    return re.search(pattern, child.log.read_text()) is not None
-
-
-def lines(child: Child) -> list[dict]:
-    """The JSON lines of a node."""
-    return [json.loads(line) for line in child.out.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +31,7 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         nodes = {site: run.node(site) for site in SITES}
         for child in (run.coordinator, *nodes.values()):
             assert child.process.wait(PATIENCE_S) == 0, child.log.read_text()
+        check_audit(run)
         return run.report(), {site: lines(child) for site, child in nodes.items()}
 
 

@@ -183,6 +183,20 @@ def test_a_killed_worker_comes_back_and_the_client_waits_for_it(server, client):
     assert family(server)[-1].pid != worker.pid
 
 
+def test_a_killed_server_comes_back_and_the_client_waits_for_it(server, client):
+    before = client.soften(PIXELS, PROMPT)
+    keeper, java, worker = family(server)[:3]
+    java.kill()
+    after = client.soften(PIXELS, PROMPT)
+    assert after.logits.tobytes() == before.logits.tobytes()
+    assert server.alive()
+    again = family(server)
+    assert again[0] == keeper
+    assert java not in again
+    assert worker not in again
+    assert not psutil.pid_exists(worker.pid) or worker.status() == psutil.STATUS_ZOMBIE
+
+
 def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):
     convert_bundled(tmp_path / WEIGHTS_FILE)
     archive = build_archive(tmp_path / WEIGHTS_FILE, tmp_path / "teacher.mar")

@@ -61,10 +61,25 @@ class FederationStub:
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAnswer.SerializeToString,
                 response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAck.FromString,
                 _registered_method=True)
+        self.SitOut = channel.unary_unary(
+                '/fedmentor.wire.v1.Federation/SitOut',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutNotice.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutAck.FromString,
+                _registered_method=True)
         self.ReportScores = channel.unary_unary(
                 '/fedmentor.wire.v1.Federation/ReportScores',
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Scores.SerializeToString,
                 response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.ScoresAck.FromString,
+                _registered_method=True)
+        self.FetchAudit = channel.unary_stream(
+                '/fedmentor.wire.v1.Federation/FetchAudit',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.FetchAuditRequest.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.AuditPart.FromString,
+                _registered_method=True)
+        self.Countersign = channel.unary_unary(
+                '/fedmentor.wire.v1.Federation/Countersign',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.FromString,
                 _registered_method=True)
 
 
@@ -109,8 +124,29 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SitOut(self, request, context):
+        """Says that nothing is to come from this site in an attempt: it was restarted in the middle of it, or its training diverged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportScores(self, request, context):
         """Reports how the global model of a round did on the site's own held-out patients.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchAudit(self, request, context):
+        """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Countersign(self, request, context):
+        """A site's signature under a checkpoint whose every record it has verified.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,10 +180,25 @@ def add_FederationServicer_to_server(servicer, server):
                     request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAnswer.FromString,
                     response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.StepAck.SerializeToString,
             ),
+            'SitOut': grpc.unary_unary_rpc_method_handler(
+                    servicer.SitOut,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutNotice.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutAck.SerializeToString,
+            ),
             'ReportScores': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportScores,
                     request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Scores.FromString,
                     response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.ScoresAck.SerializeToString,
+            ),
+            'FetchAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchAudit,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.FetchAuditRequest.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.AuditPart.SerializeToString,
+            ),
+            'Countersign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Countersign,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +349,33 @@ class Federation:
             _registered_method=True)
 
     @staticmethod
+    def SitOut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmentor.wire.v1.Federation/SitOut',
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutNotice.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.SitOutAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ReportScores(request,
             target,
             options=(),
@@ -314,6 +392,60 @@ class Federation:
             '/fedmentor.wire.v1.Federation/ReportScores',
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.Scores.SerializeToString,
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.ScoresAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedmentor.wire.v1.Federation/FetchAudit',
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.FetchAuditRequest.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.AuditPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Countersign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmentor.wire.v1.Federation/Countersign',
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.FromString,
             options,
             channel_credentials,
             insecure,

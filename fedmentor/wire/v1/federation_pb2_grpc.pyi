@@ -47,8 +47,14 @@ class FederationStub:
     """Sends the update's bytes from that offset. The first message carries the header, the others chunks of at most 1 MiB."""
     AnswerStep: _grpc.UnaryUnaryMultiCallable[_federation_pb2.StepAnswer, _federation_pb2.StepAck]
     """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
+    SitOut: _grpc.UnaryUnaryMultiCallable[_federation_pb2.SitOutNotice, _federation_pb2.SitOutAck]
+    """Says that nothing is to come from this site in an attempt: it was restarted in the middle of it, or its training diverged."""
     ReportScores: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Scores, _federation_pb2.ScoresAck]
     """Reports how the global model of a round did on the site's own held-out patients."""
+    FetchAudit: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchAuditRequest, _federation_pb2.AuditPart]
+    """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet."""
+    Countersign: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Countersignature, _federation_pb2.CountersignAck]
+    """A site's signature under a checkpoint whose every record it has verified."""
 
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
@@ -69,8 +75,14 @@ class FederationAsyncStub(FederationStub):
     """Sends the update's bytes from that offset. The first message carries the header, the others chunks of at most 1 MiB."""
     AnswerStep: _aio.UnaryUnaryMultiCallable[_federation_pb2.StepAnswer, _federation_pb2.StepAck]  # type: ignore[assignment]
     """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
+    SitOut: _aio.UnaryUnaryMultiCallable[_federation_pb2.SitOutNotice, _federation_pb2.SitOutAck]  # type: ignore[assignment]
+    """Says that nothing is to come from this site in an attempt: it was restarted in the middle of it, or its training diverged."""
     ReportScores: _aio.UnaryUnaryMultiCallable[_federation_pb2.Scores, _federation_pb2.ScoresAck]  # type: ignore[assignment]
     """Reports how the global model of a round did on the site's own held-out patients."""
+    FetchAudit: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchAuditRequest, _federation_pb2.AuditPart]  # type: ignore[assignment]
+    """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet."""
+    Countersign: _aio.UnaryUnaryMultiCallable[_federation_pb2.Countersignature, _federation_pb2.CountersignAck]  # type: ignore[assignment]
+    """A site's signature under a checkpoint whose every record it has verified."""
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """What a site node and a coordinator say to each other. The node dials out; the coordinator never connects to a node.
@@ -120,11 +132,35 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         """Says what a site has to say in a step of secure aggregation. A repeat is acknowledged."""
 
     @_abc_1.abstractmethod
+    def SitOut(
+        self,
+        request: _federation_pb2.SitOutNotice,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.SitOutAck, _abc.Awaitable[_federation_pb2.SitOutAck]]:
+        """Says that nothing is to come from this site in an attempt: it was restarted in the middle of it, or its training diverged."""
+
+    @_abc_1.abstractmethod
     def ReportScores(
         self,
         request: _federation_pb2.Scores,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ScoresAck, _abc.Awaitable[_federation_pb2.ScoresAck]]:
         """Reports how the global model of a round did on the site's own held-out patients."""
+
+    @_abc_1.abstractmethod
+    def FetchAudit(
+        self,
+        request: _federation_pb2.FetchAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_federation_pb2.AuditPart], _abc.AsyncIterator[_federation_pb2.AuditPart]]:
+        """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet."""
+
+    @_abc_1.abstractmethod
+    def Countersign(
+        self,
+        request: _federation_pb2.Countersignature,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.CountersignAck, _abc.Awaitable[_federation_pb2.CountersignAck]]:
+        """A site's signature under a checkpoint whose every record it has verified."""
 
 def add_FederationServicer_to_server(servicer: FederationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from datetime import datetime, timezone
 
 import grpc
@@ -166,6 +167,40 @@ def test_a_run_survives_a_kill_and_ends(place):
     assert text.splitlines()[0] == "run toy-run: completed"
 
 
+def _health(place):
+    command = [*PROGRAM, "health", "--state", place / "state", "--ready-file", place / "ready"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_coordinator_that_stays_serves_after_the_run(place):
+    go = threading.Event()
+    go.set()
+    assert _health(place)[0] == 5
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    staying = ["--stay", "--linger", "0", "--metrics", str(port), "--metrics-host", "localhost"]
+    coordinator = _Process(place, *staying)
+    code, standing = _health(place)
+    assert (code, standing.split(":")[0]) == (0, "run toy-run")
+    for site in [_Site(name, place, go) for name in SITES]:
+        site.join(TIMEOUT_S)
+        assert site.finished.outcome.value == "completed"
+    assert _health(place) == (0, "run toy-run: completed, round 2/2\n")
+    code, output = coordinator.end(signal.SIGTERM)
+    assert code == 0
+    assert "run toy-run is finished: completed" in output
+
+    coordinator = _Process(place, *staying)
+    late = _Site("a", place, go)
+    late.join(TIMEOUT_S)
+    assert late.finished.outcome.value == "completed"
+    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=TIMEOUT_S) as metrics:
+        assert b"fedmentor_dice 0.5" in metrics.read()
+    assert coordinator.end(signal.SIGTERM)[0] == 0
+    assert _health(place)[0] == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_without_loss(place, number):
     coordinator = _Process(place)
@@ -205,6 +240,11 @@ def test_a_run_without_a_quorum_ends_with_the_policy_code(place):
     assert process.returncode == 4
     assert "round 0 failed 3 times" in process.stderr
     assert "Traceback" not in process.stderr
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        (place / "ready").write_text(f"127.0.0.1:{listening.getsockname()[1]}\n")
+        code, said = _health(place)
+    assert code == 4
+    assert "run toy-run failed: round 0 failed 3 times" in said
 
 
 # --- what stands in the way ---
@@ -245,6 +285,11 @@ def test_a_metrics_port_in_use(place, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} for metrics is in use" in _fails(capsys, 3, *_arguments(place), "--metrics", port)
+
+
+def test_a_metrics_host_that_is_none(place, capsys):
+    options = ["--metrics", 0, "--metrics-host", "no-such-host.invalid"]
+    assert "metrics cannot be served on no-such-host.invalid" in _fails(capsys, 3, *_arguments(place), *options)
 
 
 def test_two_coordinators_on_one_state_folder(place, capsys):

@@ -12,7 +12,8 @@ from coordinator.events import UpdateAccepted, UpdateRefused
 from coordinator.state import PhaseName
 from coordinator.store.spool import Spool
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
-from coordinator.uploads import AUDITED_REFUSALS, Uploads
+from coordinator.refusals import AUDITED_REFUSALS
+from coordinator.uploads import Uploads
 from fedmentor.errors import (
     CoordinatorUnreachable,
     IdentityRefused,

@@ -17,9 +17,21 @@ from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.state import PhaseName
 from coordinator.streams import MAX_SOFTWARE_CHARACTERS
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
+from fedmentor.audit.checkpoint import Checkpoint
 from fedmentor.clock import SystemClock
 from fedmentor.errors import BrokenStore, CoordinatorUnreachable, PolicyRefusal, PortInUse, RoundClosed, UpdateRejected
-from fedmentor.federation import CHUNK_BYTES, Finished, Manifest, Offset, Receipt, RoundRef, Train, UpdateHeader
+from fedmentor.federation import (
+    CHUNK_BYTES,
+    Finished,
+    Manifest,
+    Offset,
+    Receipt,
+    RoundRef,
+    StepAnswer,
+    StepName,
+    Train,
+    UpdateHeader,
+)
 from fedmentor.identity.authority import LEAF_LIFETIME, Authority, throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
 from fedmentor.identity.names import coordinator_host
@@ -35,6 +47,7 @@ SITES = [SiteId(site) for site in "abc"]
 TIMEOUT_S = 20.0
 DIGEST = Digest("0" * 64)
 HEADER = UpdateHeader(RoundRef(RunId("toy-run"), Round(0), Attempt(1)), DIGEST, 8, DIGEST)
+CHECKPOINT = Checkpoint(NAME, RunId("toy-run"), 1, DIGEST, "2026-01-01T00:00:00+00:00")
 
 
 def _now():
@@ -119,6 +132,12 @@ CALLS = {
     "ReportScores": lambda stub: stub.ReportScores(
         pb.Scores(round=codec.round_to_wire(HEADER.round), model_digest=DIGEST, patients=1, images=1), timeout=TIMEOUT_S
     ),
+    "AnswerStep": lambda stub: stub.AnswerStep(
+        codec.answer_to_wire(StepAnswer(HEADER.round, StepName.ADVERTISE, b"advert")), timeout=TIMEOUT_S
+    ),
+    "SitOut": lambda stub: stub.SitOut(codec.sit_out_to_wire(HEADER.round, "restarted"), timeout=TIMEOUT_S),
+    "FetchAudit": lambda stub: list(stub.FetchAudit(pb.FetchAuditRequest(from_record=0), timeout=TIMEOUT_S)),
+    "Countersign": lambda stub: stub.Countersign(codec.countersignature_to_wire(CHECKPOINT, bytes(64)), timeout=TIMEOUT_S),
 }
 
 
@@ -327,6 +346,9 @@ class _FailingService:
 
     def __init__(self, error):
         self._error = error
+
+    def admit(self, site):
+        assert site == "a"
 
     def __getattr__(self, name):
         def fail(*_arguments):

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from fed_node.dp import Parts, PrivateTraining, train_privately
-from fed_node.noise import KeyStream
 from fed_node.student.losses import Targets
 from fed_node.student.samples import StudentData
 from fedmentor.federation import TrainingPlan
+from fedmentor.privacy.noise import KeyStream
 from fedmentor.privacy.plan import PrivacyPlan
 
 PATIENTS, RATE, STEPS, SIDE = 12, 0.25, 12, 16

@@ -43,11 +43,11 @@ from fed_node.dp import (
     per_sample_gradients,
     train_privately,
 )
-from fed_node.noise import KeyStream
 from fed_node.student.losses import segmentation_loss
 from fed_node.student.sm_lite import SPEC, new_student, student_tensors
 from fedmentor.errors import BudgetExhausted, EmptyDataset, ModelError
 from fedmentor.federation import TrainingPlan
+from fedmentor.privacy.noise import KeyStream
 from fedmentor.tensors import flatten
 
 SLOW = TrainingPlan(batch_images=4, augment=False)

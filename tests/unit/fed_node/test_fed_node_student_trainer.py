@@ -10,6 +10,7 @@ import pytest
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, open_dataset
 from fed_node.data.export import write_subset
 from fed_node.data.phantom import write_phantoms
+from fed_node.data.site import SiteData
 from fed_node.student.sm_lite import ARCHITECTURE, SPEC, new_student, student_tensors
 from fed_node.student_trainer import StudentTrainer
 from fedmentor.errors import EmptyDataset, MissingMetadata
@@ -34,7 +35,7 @@ def trainer(phantoms: Path) -> StudentTrainer:
     dataset = open_dataset(phantoms)
     ids = [sample.id for sample in dataset]
     write_subset(dataset, ids, folder, held_out=ids[:1])
-    return StudentTrainer(folder, SITE, threads=1)
+    return StudentTrainer(SiteData(open_dataset(folder)), SITE, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ def test_a_site_without_held_out_patients_is_refused_with_its_name(phantoms: Pat
     dataset = open_dataset(phantoms)
     write_subset(dataset, [sample.id for sample in dataset], tmp_path / "site")
     with pytest.raises(EmptyDataset, match=f"site 'north' has no usable image with {SPLIT_COLUMN} = {HELD_OUT}"):
-        StudentTrainer(tmp_path / "site", SITE, threads=1)
+        StudentTrainer(SiteData(open_dataset(tmp_path / "site")), SITE, threads=1)
 
 
 def test_a_folder_without_a_split_is_refused(phantoms: Path):
     with pytest.raises(MissingMetadata, match=SPLIT_COLUMN):
-        StudentTrainer(phantoms, SITE, threads=1)
+        StudentTrainer(SiteData(open_dataset(phantoms)), SITE, threads=1)

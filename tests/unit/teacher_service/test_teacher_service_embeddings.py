@@ -2,22 +2,22 @@
 
 import torch
 
-from teacher_service.embeddings import EmbeddingCache
+from teacher_service.embeddings import EmbeddingCache, Seen
 
 
 def embedding(value):
-    return torch.full((25,), float(value))  # 100 bytes
+    return Seen(torch.full((25,), float(value)), (8, 9))  # 100 bytes
 
 
 def test_the_least_recently_used_goes_first():
     cache = EmbeddingCache(250)
     cache.put("a", embedding(1))
     cache.put("b", embedding(2))
-    assert cache.get("a")[0] == 1  # now b is the older one
+    assert cache.get("a").embedding[0] == 1  # now b is the older one
     cache.put("c", embedding(3))
     assert cache.get("b") is None
-    assert cache.get("a")[0] == 1
-    assert cache.get("c")[0] == 3
+    assert cache.get("a").embedding[0] == 1
+    assert cache.get("c").embedding[0] == 3
     assert (cache.hits, cache.misses) == (3, 1)
     assert cache.held_bytes == 200
 

@@ -25,11 +25,20 @@ class Context:
     def __init__(self, model_folder=None):
         self.system_properties = {"model_dir": str(model_folder), "gpu_id": None}
         self.types = {}
+        self.headers = {}
         self.statuses = {}
 
     def set_response_content_type(self, index, value):
         """As TorchServe's."""
         self.types[index] = value
+
+    def get_request_header(self, _index, key):
+        """As TorchServe's: from REST."""
+        return {"Host": "127.0.0.1"}.get(key)
+
+    def set_response_header(self, index, key, value):
+        """As TorchServe's."""
+        self.headers[index] = (key, value)
 
     def set_response_status(self, code, phrase, index):
         """As TorchServe's."""
@@ -67,6 +76,21 @@ def test_a_bug_on_one_request_fails_that_request():
     body = json.loads(replies[1])
     assert (body["status"], body["code"]) == (500, "internal")
     assert "Zero" not in replies[1].decode()  # what went wrong inside stays inside
+
+
+class FromGrpc(Context):
+    """What TorchServe hands over from its gRPC door."""
+
+    def get_request_header(self, _index, _key):
+        """None: gRPC requests have no headers."""
+
+
+def test_only_answers_over_grpc_are_marked_as_the_last_of_a_stream():
+    rest, grpc = Context(), FromGrpc()
+    for context in (rest, grpc):
+        TeacherHandler(AnalyticTeacher()).handle([GOOD, BAD], context)
+    assert rest.headers == {}
+    assert grpc.headers == {0: ("ts_stream_next", "false"), 1: ("ts_stream_next", "false")}
 
 
 def test_reason_phrases_are_plain_ascii():

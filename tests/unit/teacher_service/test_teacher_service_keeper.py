@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from fedmentor.teacher.endpoint import STATE_FILE
 from teacher_service.keeper import SERVER_DIED, Plan
 from teacher_service.settings import KEY_FILE, LOG_FOLDER, TEMPORARY_FOLDER
 
@@ -28,8 +29,9 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def keep(run_folder, program, short_name=""):
-    Plan(command=[sys.executable, "-c", program], management_port=1, renew_s=3600, short_name=short_name).write(run_folder)
+def keep(run_folder, program, short_name="", **plan):
+    command = [sys.executable, "-c", program]
+    Plan(command=command, management_port=1, renew_s=3600, short_name=short_name, **plan).write(run_folder)
     keeper = subprocess.Popen(
         [sys.executable, "-m", "teacher_service.keeper", str(run_folder)], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -102,3 +104,68 @@ def test_interrupts_from_the_terminal_do_not_reach_the_server(run_folder):
         keeper.stdin.close()
         assert keeper.wait(30) == 0
     assert_gone(pids)
+
+
+def next_life(run_folder, before):
+    """Wait until the server's program wrote other process ids than before."""
+    deadline = time.monotonic() + 30
+    while True:
+        text = (run_folder / "pids").read_text()
+        if len(text.split()) == 2 and [int(pid) for pid in text.split()] != before:
+            return [int(pid) for pid in text.split()]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_server_that_was_up_and_dies_is_started_again_without_its_leavings(run_folder):
+    keeper, first = keep(run_folder, SERVER + "time.sleep(600)")
+    with keeper:
+        (run_folder / STATE_FILE).write_text("{}")
+        (run_folder / TEMPORARY_FOLDER / "socket").touch()
+        (run_folder / TEMPORARY_FOLDER / "models").mkdir()
+        os.kill(first[0], signal.SIGKILL)
+        second = next_life(run_folder, first)
+        assert_gone(first)  # the worker of the dead server as well
+        assert keeper.poll() is None
+        assert list((run_folder / TEMPORARY_FOLDER).iterdir()) == []
+        assert (run_folder / STATE_FILE).exists()
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert_gone(second)
+    assert not (run_folder / STATE_FILE).exists()
+
+
+def test_a_server_that_dies_again_and_again_is_given_up(run_folder):
+    (run_folder / STATE_FILE).write_text("{}")
+    keeper, pids = keep(run_folder, SERVER + "sys.exit(3)", most_deaths=2)
+    with keeper:
+        assert keeper.wait(30) == SERVER_DIED
+    assert_gone(pids)
+    assert not (run_folder / STATE_FILE).exists()
+
+
+def test_a_server_that_lives_but_does_not_answer_is_started_again(run_folder):
+    probe = [sys.executable, "-c", "import pathlib, sys; sys.exit(not pathlib.Path('healthy').exists())"]
+    probe[2] = probe[2].replace("'healthy'", repr(str(run_folder / "healthy")))
+    (run_folder / "healthy").touch()
+    keeper, first = keep(run_folder, SERVER + "time.sleep(600)", probe=probe, probe_s=0.1, unhealthy_s=1.5)
+    with keeper:
+        (run_folder / STATE_FILE).write_text("{}")
+        time.sleep(2.5)  # longer than unhealthy_s
+        assert psutil.pid_exists(first[0])
+        (run_folder / "healthy").unlink()
+        second = next_life(run_folder, first)
+        assert_gone(first)
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert_gone(second)
+
+
+def test_a_start_that_takes_long_is_not_taken_for_a_server_that_hangs(run_folder):
+    keeper, first = keep(run_folder, SERVER + "time.sleep(600)", probe=["false"], probe_s=0.1, unhealthy_s=0.3)
+    with keeper:
+        time.sleep(1.5)
+        assert psutil.pid_exists(first[0])
+        assert (run_folder / "pids").read_text() == f"{first[0]} {first[1]}"
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0

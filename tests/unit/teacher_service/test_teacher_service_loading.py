@@ -64,4 +64,4 @@ def test_registry_states_what_is_needed_to_judge_a_teacher():
         assert architecture(known.id) is known
         assert known.licence
         assert known.weights_page.startswith("https://")
-        assert set(known.prompts) <= {"box", "point"}
+        assert set(known.prompts) <= {"box", "point", "mask"}

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from fedmentor.ids import Digest
-from fedmentor.teacher.contract import Box, Point, Prompt
+from fedmentor.teacher.contract import Box, Extras, ObjectPrompt, Point, Prompt, mask_hint
+from teacher_service.hints import LOGITS, PROBABILITY, Frame, masks_on_input
 from teacher_service.local import LocalTeacher
 from teacher_service.models import lite_medsam, sam_med2d
 from teacher_service.models.network import OBJECTS_AT_ONCE
-from teacher_service.preprocess import LONGEST256
+from teacher_service.preprocess import LONGEST256, STRETCH256
 from teacher_service.weights import Weights
 
 DIGEST = Digest("0" * 64)
@@ -95,6 +96,45 @@ def test_sam_med2d_answers_points_boxes_and_both(reference):
     assert {soft.content for soft in answers} == {(64, 64)}
     assert [soft.timings_ms["embedding_cached"] for soft in answers] == [0.0, 1.0, 1.0]
     assert (answers[0].logits != answers[2].logits).any()  # points refine boxes
+
+
+def test_sam_med2d_takes_a_mask_as_a_hint_like_the_reference(reference):
+    teacher, embedding, golden = reference
+    best = golden["iou_point_multi"][0].argmax()
+    hint = torch.from_numpy(golden["low_res_logits_point_multi"][:, best : best + 1]).sigmoid()
+    masks, _quality = teacher._network.decode_all(embedding, None, POINTS, hint)
+    assert_close(masks, golden["low_res_logits_iter_multi"])
+
+
+def test_objects_of_several_kinds_are_answered_as_if_each_were_alone(reference):
+    teacher, _embedding, _golden = reference
+    pixels = np.random.default_rng(3).integers(0, 256, (90, 160), dtype=np.uint8)
+    hint = mask_hint(np.hypot(*np.mgrid[-45:45, -80:80]) < 30)
+    objects = (
+        ObjectPrompt(Box(10, 10, 90, 80)),
+        ObjectPrompt(None, (Point(50, 50), Point(20, 20, 0))),
+        ObjectPrompt(mask=hint),
+        ObjectPrompt(Box(20, 20, 100, 60)),
+        ObjectPrompt(Box(10, 10, 90, 80), (Point(50, 50),), hint),
+    )
+    together = teacher.ask(pixels, Prompt(objects=objects), Extras(candidates=True))
+    maps, quality = together.candidates
+    assert maps.shape == (5, 3, 64, 64)
+    for index, each in enumerate(objects):
+        alone = teacher.soften(pixels, Prompt(objects=(each,)))
+        np.testing.assert_allclose(together.soft.logits[index], alone.logits[0], atol=2e-3, rtol=2e-3)
+        assert (maps[index, quality[index].argmax()] == together.soft.logits[index]).all()
+
+
+def test_a_hint_lies_over_the_picture_and_nothing_beside_it():
+    hint = mask_hint(np.ones((4, 8), bool))
+    stretched = masks_on_input([ObjectPrompt(mask=hint)], Frame(STRETCH256, 256, 64, PROBABILITY, (100, 300)))
+    assert stretched.shape == (1, 1, 64, 64)
+    assert (stretched == 1).all()
+    padded = masks_on_input([ObjectPrompt(mask=hint)], Frame(LONGEST256, 256, 256, LOGITS, (100, 200)))
+    assert padded.shape == (1, 1, 256, 256)
+    assert (padded[0, 0, :128] > 7.9).all()
+    assert (padded[0, 0, 128:] < -7.9).all()
 
 
 def test_more_objects_than_are_decoded_at_once(reference):

@@ -3,14 +3,16 @@
 import base64
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
-from fedmentor.errors import DataError, LimitExceeded, PromptRefused, UnreadableImage
-from fedmentor.teacher.contract import MAX_BOXES, Box, Prompt
+from fedmentor.errors import DataError, FedMentorError, LimitExceeded, PromptRefused, UnreadableImage
+from fedmentor.teacher.contract import MAX_BOXES, Answer, Box, Prompt
 from fedmentor.teacher.images import png_bytes, read_image
-from fedmentor.teacher.payload import DESCRIBE, decode_answer, decode_card, request_prompt
+from fedmentor.teacher.payload import DESCRIBE, decode_answer, decode_card, encode_error, request_prompt
 from fedmentor.testing.teacher import AnalyticTeacher
 from teacher_service.payload import (
     MAX_ANSWER_BYTES,
@@ -34,8 +36,8 @@ def fields(**changes):
 @pytest.mark.parametrize("form", [bytes, bytearray, memoryview, lambda data: data.decode(), json.loads])
 def test_the_prompt_is_read_in_every_form_that_torchserve_hands_over(form):
     request = read_request(fields(prompt=form(request_prompt(PROMPT, "json"))))
-    assert request.prompt == PROMPT
-    assert request.answer == "json"
+    assert request.question.prompt == PROMPT
+    assert request.question.wish.form == "json"
     assert (request.pixels == PIXELS).all()
 
 
@@ -49,7 +51,7 @@ def test_describe_needs_no_picture():
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"prompt": None}, DataError),
+        ({"prompt": 7}, DataError),
         ({"prompt": b"{"}, PromptRefused),
         ({"prompt": b"[]"}, PromptRefused),
         ({"prompt": b"[" * 30_000}, PromptRefused),
@@ -88,6 +90,40 @@ def test_the_readable_answer_has_masks_at_the_size_of_the_image():
     assert int((mask > 0).sum()) == body["objects"][0]["area_px"]
 
 
+SCHEMA = json.loads((Path(__file__).resolve().parents[3] / "docs" / "teacher.schema.json").read_text())
+
+
+def valid(name, value):
+    jsonschema.Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{name}"}).validate(value)
+
+
+def facts(body):
+    return json.loads(json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]["fedmentor"])
+
+
+def test_answers_are_what_the_schema_says():
+    valid("facts", facts(answer(AnalyticTeacher(), fields()).body))
+    everything = {
+        **PROMPT.to_json(),
+        "outputs": ["logits", "probability", "mask", "predicted_iou", "embedding"],
+        "compress": "zlib",
+    }
+    valid("facts", facts(answer(AnalyticTeacher(), fields(prompt=everything)).body))
+    for mask_format in ("png", "rle"):
+        question = {**PROMPT.to_json(), "answer": "json", "mask_format": mask_format}
+        valid("readable", json.loads(answer(AnalyticTeacher(), fields(prompt=question)).body))
+    soft = AnalyticTeacher().soften(PIXELS, PROMPT)
+    three = Answer(soft, candidates=(np.stack([soft.logits] * 3, 1), np.stack([soft.predicted_iou] * 3, 1)))
+    shown = json.loads(json.dumps(readable(three)))
+    valid("readable", shown)
+    assert [len(each["candidates"]) for each in shown["objects"]] == [3, 3]
+
+
+@pytest.mark.parametrize("error", [PromptRefused("m"), LimitExceeded("m", cure="c"), DataError("m"), FedMentorError("m")])
+def test_errors_are_what_the_schema_says(error):
+    valid("error", encode_error(error))
+
+
 def test_numbers_of_an_ellipse():
     numbers = object_numbers(AnalyticTeacher().soften(PIXELS, PROMPT), 0)
     assert numbers["area_share"] == pytest.approx(np.pi / 4, abs=0.01)
@@ -102,7 +138,7 @@ def test_an_empty_mask_has_mean_probability_zero():
     soft = AnalyticTeacher().soften(PIXELS, Prompt((Box(0, 0, 0.01, 0.01),)))
     assert object_numbers(soft, 0)["area_px"] == 0
     assert object_numbers(soft, 0)["mean_probability"] == 0.0
-    assert readable(soft)["objects"][0]["area_px"] == 0
+    assert readable(Answer(soft))["objects"][0]["area_px"] == 0
 
 
 def test_a_readable_answer_over_the_pixel_limit_is_refused_before_the_teacher_is_asked():

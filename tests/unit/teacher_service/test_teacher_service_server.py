@@ -17,14 +17,14 @@ from teacher_service.convert import convert_bundled
 from teacher_service.payload import MAX_ANSWER_BYTES
 from teacher_service.ports import choose_ports
 from teacher_service.server import ServerConfig, _take_archive, is_running, short_name, start, stop
-from teacher_service.settings import Ports, command, environment, properties
+from teacher_service.settings import Doors, Ports, command, environment, properties
 
 RUN = Path("/run/teacher")
 PORTS = Ports(1, 2, 3, 4, 5)
 
 
-def settings():
-    return dict(line.split("=", 1) for line in properties(RUN, PORTS, 60.0).splitlines())
+def settings(**doors):
+    return dict(line.split("=", 1) for line in properties(RUN, Doors(PORTS, **doors), 60.0).splitlines() if line and line[0] != "#")
 
 
 def test_every_door_is_on_loopback():
@@ -40,6 +40,17 @@ def test_what_hardening_asks_for_is_set():
     assert found["install_py_dep_per_model"] == "false"
     assert found["enable_envvars_config"] == "false"
     assert found["allowed_urls"] == "file:///run/teacher/store/.*"
+
+
+def test_only_encrypted_doors_may_leave_the_machine_by_grpc():
+    anywhere = "0.0.0.0"  # noqa: S104  # the point of the test
+    everywhere = {name: value for name, value in settings(host=anywhere).items() if anywhere in value}
+    assert set(everywhere) == {"inference_address"}
+    encrypted = settings(host=anywhere, tls=True)
+    assert encrypted["grpc_inference_address"] == anywhere
+    assert encrypted["inference_address"] == f"https://{anywhere}:1"
+    assert encrypted["enable_grpc_ssl"] == "true"
+    assert {encrypted[name].split(":")[1] for name in ("management_address", "metrics_address")} == {"//127.0.0.1"}
 
 
 def test_torchserve_accepts_what_the_teacher_accepts():
@@ -137,7 +148,11 @@ def test_an_archive_that_is_none_is_refused_before_anything_is_started(tmp_path)
     (tmp_path / "junk.mar").write_bytes(os.urandom(64))
     with ZipFile(tmp_path / "other.mar", "w") as other:
         other.writestr("handler.py", "")
-    for name, sentence in {"absent": "cannot be read", "junk": "cannot be read", "other": "it lacks teacher.json"}.items():
+    for name, sentence in {
+        "absent": "cannot be read",
+        "junk": "cannot be read",
+        "other": "it lacks MAR-INF/MANIFEST.json, model-config.yaml, teacher.json",
+    }.items():
         with pytest.raises(ModelError, match=sentence):
             start(ServerConfig(tmp_path / "run", archive=tmp_path / f"{name}.mar"))
         assert not is_running(tmp_path / "run")

@@ -5,19 +5,22 @@ import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from fed_node.cli.distil import default_cache, distil
-from fed_node.cli.predict import predict
+from fed_node.cli.predict import ENDINGS, _stem, predict
 from fed_node.data.reading import read_mask
 from fed_node.student.distil import DistilConfig
+from fed_node.student.mask_files import MAKERS
 from fed_node.student.picture import mask_png
 from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
-from fedmentor.errors import ConfigError, ModelError, TeacherUnreachable, UnreadableImage, WrongArchitecture
+from fedmentor.errors import ConfigError, ModelError, TeacherUnreachable, WrongArchitecture
 from fedmentor.models import ModelRecord, digest_of, load_model, save_model
 
 
@@ -115,10 +118,60 @@ def test_predict_refuses_two_images_of_one_name(dataset, model, tmp_path):
         run(predict, model, image, image, "--out", tmp_path / "out")
 
 
-def test_predict_refuses_what_is_no_image(model, tmp_path):
+def predict_all(*arguments):
+    """Exit code, lines on standard output and on standard error, as the whole program gives them."""
+    code = "import sys; from fedmentor.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def test_predict_goes_on_after_a_bad_image_and_says_so_at_the_end(dataset, model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(UnreadableImage, match="bad"):
-        run(predict, model, tmp_path / "bad.png", "--out", tmp_path / "out")
+    images = [dataset / "images" / "x0.png", tmp_path / "bad.png", dataset / "images" / "x1.png"]
+    code, said, errors = predict_all(model, *images, "--out", tmp_path / "out", "--json")
+    assert code == 3
+    assert [sorted(json.loads(line)) for line in said] == [
+        ["confidence", "foreground", "image", "mask", "overlay"],
+        ["cure", "error", "image"],
+        ["confidence", "foreground", "image", "mask", "overlay"],
+    ]
+    assert "bad.png is not a PNG or JPEG image" in json.loads(said[1])["error"]
+    assert errors[-1] == "1 of 3 images could not be used"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{name}.{kind}.png" for name in ("x0", "x1") for kind in ("mask", "overlay")
+    ]
+
+
+def test_predict_writes_nifti_with_the_geometry_of_a_nifti_image(model, tmp_path):
+    affine = np.diag([0.2, 0.3, 1.0, 1.0])
+    image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 255, (70, 60, 1)).astype(np.int16), affine)
+    nibabel.save(image, tmp_path / "a.nii")
+    written = []
+    for name in ("one", "two"):
+        result = run(predict, model, tmp_path / "a.nii", "--out", tmp_path / name, "--format", "nifti", "--json")
+        written.append(Path(json.loads(result.stdout)["mask"]))
+    assert written[0].name == "a.mask.nii.gz"
+    assert written[0].read_bytes() == written[1].read_bytes()
+    mask = nibabel.load(written[0])
+    assert (mask.shape, np.allclose(mask.affine, affine), mask.get_data_dtype()) == ((70, 60, 1), True, np.uint8)
+    assert read_mask(written[0], (60, 70)).mean() == pytest.approx(json.loads(result.stdout)["foreground"], abs=1e-4)
+
+
+def test_predict_refuses_a_segmentation_of_what_is_not_dicom(dataset, model, tmp_path):
+    result = run(predict, model, dataset / "images" / "x0.png", "--out", tmp_path / "out", "--format", "seg")
+    assert "is not DICOM" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_names_of_files_keep_all_of_a_uid():
+    assert [_stem(Path(name)) for name in ("1.2.840.7", "1.2.840.8", "a.nii.gz", "b.JPG", "c.v2.dcm", ".png")] == [
+        *("1.2.840.7", "1.2.840.8", "a", "b", "c.v2", ".png"),
+    ]
+
+
+def test_every_form_has_an_ending():
+    assert list(ENDINGS) == list(MAKERS)
 
 
 def test_predict_refuses_another_architecture_and_no_model(dataset, tmp_path):

@@ -64,7 +64,8 @@ def test_leaves_are_short_lived_and_tolerate_slow_clocks(folder, clock):
 
 def test_keys_are_private_and_the_authoritys_key_is_nowhere(folder):
     keys = sorted(path for path in folder.rglob("*.pem") if b"PRIVATE KEY" in path.read_bytes())
-    assert [str(path.relative_to(folder)) for path in keys] == ["coordinator/key.pem", "sites/a/key.pem", "sites/b/key.pem"]
+    places = ["coordinator", "sites/a", "sites/b"]
+    assert [str(path.relative_to(folder)) for path in keys] == [f"{at}/{name}.pem" for at in places for name in ("key", "signing")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
 
 
@@ -128,7 +129,7 @@ def test_a_failure_half_way_leaves_the_earlier_certificates_as_they_were(folder,
     with pytest.raises(FileExistsError):
         throwaway(folder, "fed.example", [*SITES, SiteId("c")], ["localhost"], clock)
     assert {path: path.read_bytes() for path in folder.rglob("*.pem")} == before
-    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "coordinator", "sites"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "coordinator", "roster.json", "roster.sig", "sites"]
 
 
 def test_a_name_that_is_too_long_for_a_host_is_refused(tmp_path, clock):

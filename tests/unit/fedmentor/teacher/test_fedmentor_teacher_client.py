@@ -7,11 +7,12 @@ import httpx
 import numpy as np
 import pytest
 
-from fedmentor.errors import FedMentorError, LimitExceeded, PromptRefused, TeacherUnreachable, UnreadableImage
+from fedmentor.errors import FedMentorError, LimitExceeded, PromptRefused, TeacherUnreachable, UnknownImage, UnreadableImage
 from fedmentor.teacher.client import Patience, TorchServeTeacher
-from fedmentor.teacher.contract import Box, Prompt
+from fedmentor.teacher.contract import Box, Prompt, image_digest
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
 from fedmentor.teacher.payload import encode_answer, encode_card, encode_error
+from fedmentor.teacher.question import Question
 from fedmentor.testing.teacher import AnalyticTeacher
 
 PIXELS = np.zeros((32, 48), np.uint8)
@@ -130,6 +131,46 @@ def test_an_absent_server_is_given_up_sooner(tmp_path):
         served.client.soften(PIXELS, PROMPT)
     assert sum(served.pauses) <= 1.0
     assert "fedmentor teacher serve" in caught.value.cure
+
+
+def test_a_server_that_was_there_is_waited_for_longer(tmp_path):
+    served = Served(tmp_path, ANSWER, patience=Patience(absent_s=0.0, lost_s=60.0))
+    served.client.soften(PIXELS, PROMPT)
+    served.answers = [httpx.ConnectError("refused")] * 9 + [ANSWER]
+    served.client.soften(PIXELS, PROMPT)
+    assert len(served.requests) == 11
+    served.answers = [httpx.ConnectError("refused")]
+    with pytest.raises(TeacherUnreachable):
+        served.client.soften(PIXELS, PROMPT)
+    assert 50 <= sum(served.pauses[9:]) <= 60
+
+
+def test_an_image_is_sent_once_and_named_by_its_digest_afterwards(tmp_path):
+    served = Served(tmp_path, ANSWER)
+    served.client.soften(PIXELS, PROMPT)
+    served.client.soften(PIXELS.copy(), PROMPT)
+    first, second = (request.content for request in served.requests)
+    assert b'name="image"' in first
+    assert b'name="image"' not in second
+    assert b'"image_id": "' + image_digest(PIXELS).encode() in second
+
+
+def test_an_image_that_the_teacher_forgot_is_sent_again(tmp_path):
+    forgotten = encode_error(UnknownImage("the teacher does not hold this image"))
+    served = Served(tmp_path, ANSWER)
+    served.client.soften(PIXELS, PROMPT)
+    served.answers = [httpx.Response(404, json=forgotten), ANSWER]
+    served.client.soften(PIXELS, PROMPT)
+    assert [b'name="image"' in request.content for request in served.requests] == [True, False, True]
+    served.answers = [httpx.Response(404, json=forgotten)]
+    with pytest.raises(UnknownImage):
+        served.client.ask(image_digest(PIXELS), Question(PROMPT))
+
+
+def test_a_refusal_is_known_by_its_payload_whatever_the_status_line_says(tmp_path):
+    served = Served(tmp_path, httpx.Response(200, json=encode_error(PromptRefused("no"))))
+    with pytest.raises(PromptRefused):
+        served.client.soften(PIXELS, PROMPT)
 
 
 def test_a_request_that_takes_too_long_is_not_repeated(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedmentor.errors import LimitExceeded, UnreadableImage
 from fedmentor.teacher.contract import MAX_PIXELS
-from fedmentor.teacher.images import MAX_IMAGE_BYTES, MIN_SIDE, check_pixels, png_bytes, read_image
+from fedmentor.teacher.images import MAX_IMAGE_BYTES, MIN_SIDE, View, check_pixels, png_bytes, read_image
 
 
 def encoded(picture, **options):
@@ -56,9 +56,20 @@ def test_jpeg_is_read():
     assert read_image(encoded(Image.new("L", (20, 10), 77), format="JPEG")).shape == (10, 20)
 
 
-def test_sixteen_bits_are_refused_because_nobody_chose_a_window():
-    with pytest.raises(UnreadableImage, match="8 bits"):
-        read_image(encoded(Image.new("I;16", (20, 10)), format="PNG"))
+def test_sixteen_bits_go_from_the_lowest_to_the_highest_value_or_through_a_window():
+    deep = np.linspace(1000, 3000, 200).astype(np.uint16).reshape(10, 20)
+    data = encoded(Image.fromarray(deep), format="PNG")
+    assert (read_image(data) == np.rint((deep - 1000.0) * 255 / 2000)).all()
+    windowed = read_image(data, View(window=(1500, 2500)))
+    assert windowed.dtype == np.uint8
+    assert (windowed == np.rint(np.clip((deep - 1500.0) / 1000, 0, 1) * 255)).all()
+
+
+def test_eight_bits_are_kept_unless_a_window_is_named():
+    pixels = np.full((9, 9), 100, np.uint8)
+    pixels[0] = 50
+    assert (read_image(png_bytes(pixels)) == pixels).all()
+    assert set(np.unique(read_image(png_bytes(pixels), View(window=(0, 200))))) == {64, 128}
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (200_000, 200_000), (MAX_PIXELS + 8, 8)])

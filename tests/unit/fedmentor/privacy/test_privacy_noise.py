@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fed_node.noise import KeyStream
+from fedmentor.privacy.noise import KeyStream
 
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 

@@ -93,21 +93,32 @@ EMPTY = Head(0, GENESIS)
 """The head of a chain without records."""
 
 
+def fault(head: Head, record: AuditRecord) -> str:
+    """Why ``record`` cannot follow ``head``; empty where it can.
+
+    1. its number is the next one; 2. it names the hash of the record before; 3. its hash is that of its content.
+    """
+    if record.seq != head.records:
+        return f"record {head.records} is missing; record {record.seq} stands in its place"
+    if record.prev_hash != head.hash:
+        return f"record {head.records} does not follow the record before it"
+    if record.hash != _hash(_Content(record.seq, record.prev_hash, record.utc, record.actor, record.event, record.fields)):
+        return f"record {head.records} was changed"
+    return ""
+
+
 def verify(records: Iterable[AuditRecord], expected: Head | None = None) -> Verdict:
     """Check a chain from its start; streams, and stops at the first bad record.
 
-    1. sequence numbers have no gap; 2. each record names the hash of the one before; 3. each hash is that of its content;
-    4. with ``expected``: the chain is at least that long and had that hash there.
+    1. each record can follow the one before (see ``fault``);
+    2. with ``expected``: the chain is at least that long and had that hash there.
     """
     head = EMPTY
     anchored = expected is None or expected == EMPTY
     for position, record in enumerate(records):
-        if record.seq != position:
-            return Verdict(head, position, f"record {position} is missing; record {record.seq} stands in its place")
-        if record.prev_hash != head.hash:
-            return Verdict(head, position, f"record {position} does not follow the record before it")
-        if record.hash != _hash(_Content(record.seq, record.prev_hash, record.utc, record.actor, record.event, record.fields)):
-            return Verdict(head, position, f"record {position} was changed")
+        reason = fault(head, record)
+        if reason:
+            return Verdict(head, position, reason)
         head = head_of(record)
         if expected and head.records == expected.records:
             if head.hash != expected.hash:
@@ -116,6 +127,17 @@ def verify(records: Iterable[AuditRecord], expected: Head | None = None) -> Verd
     if not anchored:
         return Verdict(head, head.records, f"the chain ends after {head.records} records; a longer one was noted elsewhere")
     return Verdict(head)
+
+
+def values_of(record: AuditRecord) -> dict[str, Field]:
+    """The fields of a record as values; empty where they are not a JSON object of plain values, which no writer here makes."""
+    try:
+        values = json.loads(record.fields)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
 
 
 def record_to_line(record: AuditRecord) -> str:

@@ -6,6 +6,7 @@ release with known noise has no privacy. Opacus' own ``secure_mode`` needs a pac
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 
 import numpy as np
@@ -55,3 +56,28 @@ class KeyStream:
         radius = np.sqrt(-2 * np.log(1 - self.uniform(pairs)))
         angle = 2 * np.pi * self.uniform(pairs)
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+NOISE_BLOCK = 1 << 12
+"""Numbers that one key of PlacedNoise gives."""
+
+
+class PlacedNoise:
+    """Gaussian noise for the places of a long vector: which part is asked for when changes nothing, the seed fixes every number.
+
+    Args:
+        seed: 32 random bytes, used for one vector.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
+
+    def gaussian(self, start: int, stop: int) -> Floats:
+        """Float64 [stop - start] of mean 0 and deviation 1 for the places ``start`` to ``stop``."""
+        first = start // NOISE_BLOCK
+        blocks = [self._block(index) for index in range(first, -(-stop // NOISE_BLOCK))]
+        return np.concatenate([*blocks, np.empty(0)])[start - first * NOISE_BLOCK : stop - first * NOISE_BLOCK]
+
+    def _block(self, index: int) -> Floats:
+        key = hmac.digest(self._seed, b"fedmentor/placed-noise/1\n" + index.to_bytes(8, "little"), "sha256")
+        return KeyStream(key).gaussian(NOISE_BLOCK)

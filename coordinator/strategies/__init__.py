@@ -1,0 +1,1 @@
+"""How accepted updates become one: a file a rule, all behind the port of coordinator.strategies.strategy. Pure."""

@@ -1,0 +1,129 @@
+"""Documents that a federation's authority signs: the file, and beside it a detached signature that a stock openssl verifies.
+
+::
+
+    openssl x509 -in ca.pem -noout -pubkey > ca.pub
+    openssl dgst -sha256 -verify ca.pub -signature roster.sig roster.json
+
+Each document names its own format in its first field, so that none can pass for another one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedmentor.errors import ConfigError, IdentityRefused
+from fedmentor.identity.files import read_bounded
+from fedmentor.identity.layout import CA_FILE
+
+MAX_AUTHORITIES: Final = 4
+"""Certificates in ``ca.pem``: one, and while the authority is rotated two."""
+
+MAX_CA_BYTES: Final = 1 << 16
+MAX_SIGNATURE_BYTES: Final = 128
+"""A DER signature of P-256 is at most 72."""
+
+RENEWAL_TRIES: Final = 5
+RENEWAL_PAUSE_SECONDS: Final = 0.2
+"""Files that do not fit together are read so many times, so far apart: they may be in the middle of being renewed."""
+
+_ASK = "get the current files from the registrar (`fedmentor federation roster --out`)"
+
+
+@dataclass(frozen=True)
+class SignedDocument:
+    """A document's exact bytes and the authority's signature over them (ECDSA with SHA-256, DER)."""
+
+    data: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class DocumentFiles:
+    """Where a kind of document lies in a certificates folder, and how large it may be."""
+
+    name: str
+    signature_name: str
+    max_bytes: int
+
+
+def authorities_of(pem: bytes, source: str) -> list[x509.Certificate]:
+    """The certificates of ``ca.pem``.
+
+    Args:
+        source: what to call it in an error.
+
+    Raises:
+        ConfigError: no certificate, too many, or one that is not a P-256 authority's.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"{source} is not a PEM certificate", cure=_ASK) from error
+    if len(found) > MAX_AUTHORITIES:
+        raise ConfigError(f"{source} has {len(found)} certificates, at most {MAX_AUTHORITIES} are taken", cure=_ASK)
+    if not all(isinstance(authority.public_key(), ec.EllipticCurvePublicKey) for authority in found):
+        raise ConfigError(f"{source} has a certificate whose key is not an elliptic-curve one", cure=_ASK)
+    return found
+
+
+def check_signature(document: SignedDocument, authorities: Sequence[x509.Certificate], what: str) -> None:
+    """Check that one of the authorities signed a document.
+
+    Raises:
+        IdentityRefused: none did.
+    """
+    for authority in authorities:
+        key = authority.public_key()
+        try:
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(document.signature, document.data, ec.ECDSA(hashes.SHA256()))
+                return
+        except InvalidSignature:
+            continue
+    raise IdentityRefused(f"{what} was not signed by this federation's authority", cure=_ASK)
+
+
+def read_signed(folder: Path, files: DocumentFiles, pause: Callable[[float], None] | None = time.sleep) -> bytes:
+    """Read a document of a certificates folder and verify it against ``ca.pem`` there.
+
+    A signature that does not fit is read again for a second: one of the files may have been renewed just before another was read.
+
+    Args:
+        pause: sleeps for so many seconds; None reads once.
+
+    Raises:
+        ConfigError: a file is missing, too large or not what it should be.
+        IdentityRefused: the authority did not sign it.
+    """
+    for _ in range(RENEWAL_TRIES - 1 if pause else 0):
+        try:
+            return _read_once(folder, files)
+        except IdentityRefused:
+            if pause:
+                pause(RENEWAL_PAUSE_SECONDS)
+    return _read_once(folder, files)
+
+
+def _read_once(folder: Path, files: DocumentFiles) -> bytes:
+    ca_file = folder / CA_FILE
+    authorities = authorities_of(read_bounded(ca_file, MAX_CA_BYTES, _ASK), str(ca_file))
+    data = read_bounded(folder / files.name, files.max_bytes, _ASK)
+    signature = read_bounded(folder / files.signature_name, MAX_SIGNATURE_BYTES, _ASK)
+    check_signature(SignedDocument(data, signature), authorities, str(folder / files.name))
+    return data
+
+
+def document_fault(what: str, name: str, message: str) -> ConfigError:
+    """The error for a document whose signature may be right and whose content is not."""
+    where = f" at {name!r}" if name else ""
+    return ConfigError(f"{what} is wrong{where}: {message}", cure=_ASK)

@@ -1,0 +1,128 @@
+"""One frame of a DICOM file as it is meant to be displayed, from bytes; needs pydicom.
+
+Compressed transfer syntaxes are read by whatever plug-ins pydicom finds: JPEG and JPEG 2000 through Pillow, RLE by itself, others
+where pylibjpeg or python-gdcm is installed. The deflated syntax is refused, because it is inflated whole before a header is seen.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+
+from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.contract import Pixels
+from fedmentor.teacher.grey_levels import View, check_size, eight_bits
+
+_DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+def read_dicom(data: bytes, view: View) -> Pixels:
+    """Read one frame.
+
+    Args:
+        data: the file.
+        view: its frame, and a window that goes before the file's own.
+
+    Returns:
+        uint8 [H, W], or [H, W, 3] RGB.
+
+    Raises:
+        UnreadableImage: not DICOM, truncated, without pixels, multi-frame without a frame number, of palette colours, compressed in
+            a way that no plug-in reads, or of a size outside the limits.
+    """
+    try:
+        _check_syntax(data)
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        frame = _checked_frame(header, view.frame)
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        stored = np.asarray(pixel_array(dataset, index=frame))
+        return _displayed(dataset, stored, view.window)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # plug-ins raise whatever they raise, and their sentences may hold patient data
+        raise UnreadableImage(
+            f"the DICOM file is truncated, damaged, or compressed in an unknown way ({type(error).__name__})",
+            cure="export it again, uncompressed",
+        ) from error
+
+
+def window(values: npt.NDArray[np.float64], center: float, width: float, function: str = "LINEAR") -> npt.NDArray[np.float64]:
+    """The display window as a map to [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        values: rescaled pixel values, any shape.
+        center: window centre.
+        width: window width, over 0.
+        function: LINEAR, LINEAR_EXACT or SIGMOID; anything else is taken as LINEAR, the standard's default.
+    """
+    width = max(width, 1e-6)
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60))))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    return np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
+
+
+def _check_syntax(data: bytes) -> None:
+    stream = io.BytesIO(data)
+    read_preamble(stream, force=False)
+    meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_is_beyond_meta)
+    if meta.get("TransferSyntaxUID") == _DEFLATED_SYNTAX:
+        raise UnreadableImage("the DICOM file uses the deflated transfer syntax", cure="store it uncompressed or as JPEG 2000")
+
+
+def _is_beyond_meta(tag: int, _representation: str | None, _length: int) -> bool:
+    """Whether a tag lies behind the file's meta information, group 0002 (DICOM PS3.10, section 7.1)."""
+    return tag >> 16 != 2
+
+
+def _checked_frame(header: pydicom.Dataset, wanted: int | None) -> int:
+    """The frame to decode, after everything that the header tells was checked."""
+    rows, columns = header.get("Rows"), header.get("Columns")
+    if rows is None or columns is None:
+        raise UnreadableImage("the DICOM file holds no image")
+    check_size(int(columns), int(rows))
+    if header.get("PhotometricInterpretation") not in (*_GREY, *_COLOUR):
+        raise UnreadableImage("the DICOM file stores numbers of colours, not values", cure="export the original grey image")
+    frames = int(header.get("NumberOfFrames") or 1)
+    if wanted is None and frames > 1:
+        raise UnreadableImage(f"the DICOM file has {frames} frames and none was named", cure='name one: "frame": 0')
+    if wanted is not None and not 0 <= wanted < frames:
+        raise UnreadableImage(f"the DICOM file has no frame {wanted}", cure=f"name one from 0 to {frames - 1}")
+    return wanted or 0
+
+
+def _displayed(dataset: pydicom.Dataset, stored: npt.NDArray[Any], chosen: tuple[float, float] | None) -> Pixels:
+    """Modality rescale, then the window, then MONOCHROME1 inversion (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2)."""
+    if dataset.get("PhotometricInterpretation") in _COLOUR:
+        return eight_bits(stored, chosen)
+    rescaled = np.asarray(apply_modality_lut(stored, dataset))
+    if chosen is not None or not _has_window(dataset):
+        # Eight stored bits without any window are stretched as well: they may use a part of their range only.
+        grey = eight_bits(rescaled.astype(np.float64) if rescaled.dtype == np.uint8 else rescaled, chosen)
+    elif "VOILUTSequence" in dataset:
+        grey = eight_bits(np.asarray(apply_voi_lut(rescaled, dataset, prefer_lut=True)).astype(np.float64), None)
+    else:
+        function = str(dataset.get("VOILUTFunction") or "LINEAR")
+        unit = window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
+        grey = eight_bits(unit, (0.0, 1.0))
+    is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    return np.subtract(255, grey, dtype=np.uint8) if is_inverted else grey
+
+
+def _has_window(dataset: pydicom.Dataset) -> bool:
+    return "VOILUTSequence" in dataset or (dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None)
+
+
+def _first(value: Any) -> float:
+    """The first of several windows: the one that the modality shows by default."""
+    return float(value[0]) if isinstance(value, pydicom.multival.MultiValue) else float(value)

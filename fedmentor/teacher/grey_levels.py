@@ -1,0 +1,74 @@
+"""From deeper pixels to the eight bits that teachers look at: a window where somebody chose one, else lowest to highest.
+
+Pure. Which window is right is the modality's business: the request may name one, a DICOM file brings its own, and without either
+the darkest value becomes 0 and the brightest 255, which is also what LiteMedSAM's own pre-processing does next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.contract import MAX_PIXELS, Pixels
+
+MIN_SIDE = 8
+"""Shortest side, pixels: half a patch of the vision transformers behind the teachers. Anything smaller is no picture."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How to look at a picture file that holds more than eight bits or more than one picture.
+
+    Attributes:
+        frame: of a multi-frame DICOM, from 0; None where there is one.
+        window: (low, high) of the values, in the file's own units (Hounsfield where it is rescaled to them), that become 0 and
+            255; None for the file's own window, or its lowest and highest value. Eight-bit files without it are kept as they are.
+    """
+
+    frame: int | None = None
+    window: tuple[float, float] | None = None
+
+
+AS_IT_IS = View()
+"""The only frame, through the file's own window."""
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a declared size that is no picture or too much of one, before memory is asked for.
+
+    Raises:
+        UnreadableImage: a side below MIN_SIDE, or over MAX_PIXELS.
+    """
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"an image of {width}x{height} pixels is over the limit of {MAX_PIXELS} pixels")
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableImage(f"an image of {width}x{height} pixels is too small; the shortest side must be {MIN_SIDE} or more")
+
+
+def eight_bits(values: npt.NDArray[Any], window: tuple[float, float] | None) -> Pixels:
+    """Deeper pixels through a window.
+
+    Args:
+        values: any real numbers, [H, W] or [H, W, 3].
+        window: (low, high), or None for the lowest and the highest value.
+
+    Returns:
+        uint8 of the same shape; black throughout where all values are equal.
+
+    Raises:
+        UnreadableImage: a value is not a finite number.
+    """
+    if window is None and values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise UnreadableImage("the image holds values that are not finite numbers", cure="replace NaN and infinity before sending")
+    low, high = window or (float(values.min()), float(values.max()))
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    # In single precision, which holds 16-bit values exactly: a large radiograph need not become eight bytes a pixel.
+    unit = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
+    return np.asarray(np.rint(np.clip(unit, 0, 255)), np.uint8)

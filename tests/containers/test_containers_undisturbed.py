@@ -1,0 +1,230 @@
+"""``make up`` in the usual way, where nothing fails: what comes out, who can reach whom, what is locked, what is left."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from containers_engine import (
+    PATIENCE_S,
+    ROUNDS,
+    SERVICES,
+    SITES,
+    Containers,
+    engine_or_skip,
+    free_ports,
+    ran,
+    until,
+    volumes,
+)
+
+from fed_node.data.phantom import write_phantoms
+from fedmentor.models import load_model
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
+
+LISTENER = 9999
+DOORS = {
+    "coordinator": ("coordinator", 8443),
+    "metrics": ("coordinator", 9464),
+    "outside": ("1.1.1.1", 443),
+    "teacher by name": ("teacher", 8080),
+    "site 2 by name": ("site-2", LISTENER),
+}
+LOCKED = """
+import os
+def can_write(path):
+    try:
+        open(os.path.join(path, "probe"), "w").close()
+        return True
+    except OSError:
+        return False
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+routes = [line.split() for line in open("/proc/net/route")][1:]
+places = {path: can_write(path) for path in ("/", "/opt/fedmentor", "/data", "/certificates", "/plan", "/model", "/state", "/tmp")}
+print(__import__("json").dumps({
+    "uid": os.getuid(), "gid": os.getgid(), "capabilities": status["CapEff"].strip(), "bounding": status["CapBnd"].strip(),
+    "no_new_privileges": status["NoNewPrivs"].strip(), "writable": sorted(path for path, yes in places.items() if yes),
+    "default_route": any(route[1] == "00000000" for route in routes),
+}))
+"""
+
+
+@dataclass
+class Seen:
+    """What was found while the federation was up."""
+
+    containers: Containers
+    first_up: object
+    second_up: object
+    report: dict
+    connections: dict[str, str]
+    locks: dict[str, dict]
+    inspected: dict[str, dict]
+    answer: dict
+    refused: int
+    metrics: str
+    down: object
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Bring it up, look at everything, bring it up again, take it down."""
+    engine_or_skip()
+    results = tmp_path_factory.mktemp("undisturbed")
+    before = volumes()
+    containers = Containers("fedmentor-test-a", results, *free_ports(), "auto")
+    containers.do("down")
+    try:
+        up = containers.begin("up")
+        until(lambda: up.poll() is not None or all(containers.running(site) for site in SITES), "four sites run")
+        connections, locks = _connections(containers), {name: _locks(containers, name) for name in SERVICES}
+        inspected = {name: containers.inspect(name) for name in SERVICES}
+        output, _ = up.communicate(timeout=PATIENCE_S)
+        assert up.returncode == 0, output
+        report = json.loads((results / "report.json").read_bytes())
+        answer, refused = _asked(containers, results)
+        metrics = _get(f"http://127.0.0.1:{containers.metrics_port}/metrics")
+        again = containers.do("up")
+    finally:
+        down = containers.do("down")
+    left = containers.leftovers() + sorted(volumes() - before)
+    return Seen(containers, output, again, report, connections, locks, inspected, answer, refused, metrics, down, left)
+
+
+def _connections(containers: Containers) -> dict[str, str]:
+    """What a site reaches, beside controls that show that a listener was there to be reached."""
+    serve = f"import http.server as h; h.HTTPServer(('', {LISTENER}), h.SimpleHTTPRequestHandler).serve_forever()"
+    containers.python("site-2", serve, detach=True)
+    until(lambda: containers.tried("site-2", {"": ("127.0.0.1", LISTENER)}) == {"": "open"}, "a listener at site 2", 60)
+    teacher = containers.address("teacher"), 8080
+    doors = {**DOORS, "teacher by address": teacher, "site 2 by address": (containers.address("site-2"), LISTENER)}
+    return {
+        **containers.tried("site-1", doors),
+        **containers.tried("teacher", {"teacher itself": ("127.0.0.1", 8080)}),
+        **containers.tried(
+            "coordinator", {"metrics themselves": ("coordinator-metrics", 9464), "teacher from the coordinator": teacher}
+        ),
+    }
+
+
+def _locks(containers: Containers, service: str) -> dict:
+    return json.loads(containers.python(service, LOCKED).stdout)
+
+
+def _asked(containers: Containers, folder: Path) -> tuple[dict, int]:
+    """The teacher's answer to curl with its token, and the status of the same without it."""
+    (image,) = write_phantoms(folder / "question", 1, seed=5)
+    token = containers.do("token").stdout.strip()
+    url = f"http://127.0.0.1:{containers.teacher_port}/predictions/teacher"
+    form = ["-F", f"image=@{folder / 'question' / 'images' / f'{image}.png'}"]
+    form += ["-F", 'prompt={"boxes": [[20, 20, 235, 235]], "answer": "json"}']
+    answer = ran(["curl", "--silent", "--max-time", "120", "-H", f"Authorization: Bearer {token}", url, *form])
+    refused = ran(["curl", "--silent", "--max-time", "60", "-o", str(folder / "body"), "-w", "%{http_code}", url, *form])
+    return json.loads(answer.stdout), int(refused.stdout)
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - our own URL
+        return response.read().decode()
+
+
+def test_all_rounds_finish(seen: Seen):
+    assert seen.report["outcome"] == "completed"
+    assert [entry["round"] for entry in seen.report["rounds"]] == list(range(ROUNDS + 1))
+    assert all(sorted(entry["accepted"]) == list(SITES) for entry in seen.report["rounds"][:ROUNDS])
+
+
+def test_the_model_is_that_of_the_same_run_without_containers(seen: Seen, on_host: dict):
+    assert [entry["model"] for entry in seen.report["rounds"]] == [entry["model"] for entry in on_host["rounds"]]
+    assert seen.report["model"] == on_host["model"]
+
+
+def test_the_copied_model_is_the_reports(seen: Seen):
+    _, record = load_model(seen.containers.results / "model")
+    assert record.digest == seen.report["model"]
+
+
+def test_up_tells_what_happens_and_where_things_are(seen: Seen):
+    told = [
+        "certificates",
+        "data dealt",
+        "teacher is ready",
+        "student distilled",
+        "coordinator is ready",
+        f"round {ROUNDS}/{ROUNDS}",
+    ]
+    places = [str(seen.containers.results / "model"), f"127.0.0.1:{seen.containers.teacher_port}", "make down"]
+    for words in told + places:
+        assert words in seen.first_up
+
+
+def test_up_again_finds_the_finished_run(seen: Seen):
+    assert seen.second_up.returncode == 0, seen.second_up.stderr
+    assert "the run is complete" in seen.second_up.stdout
+
+
+def test_a_site_reaches_its_coordinator_and_nothing_else(seen: Seen):
+    assert seen.connections["coordinator"] == "open"
+    for name in ("metrics", "outside", "teacher by name", "teacher by address", "site 2 by name", "site 2 by address"):
+        assert seen.connections[name] != "open", name
+    # The same doors are open for those who may use them.
+    assert seen.connections["teacher itself"] == seen.connections["metrics themselves"] == "open"
+
+
+def test_the_coordinator_does_not_reach_the_teacher(seen: Seen):
+    assert seen.connections["teacher from the coordinator"] != "open"
+
+
+def test_sites_have_no_way_out(seen: Seen):
+    assert not any(seen.locks[site]["default_route"] for site in SITES)
+    assert "unreachable" in seen.connections["outside"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_nobody_is_root_and_nothing_can_be_gained(seen: Seen, service: str):
+    lock = seen.locks[service]
+    assert lock["uid"] == lock["gid"] == 10001
+    assert int(lock["capabilities"], 16) == int(lock["bounding"], 16) == 0
+    assert lock["no_new_privileges"] == "1"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_only_state_and_temporary_files_can_be_written(seen: Seen, service: str):
+    kept = [] if service == "teacher" else ["/state"]
+    assert seen.locks[service]["writable"] == [*kept, "/tmp"]  # noqa: S108 - the container's
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_resources_are_limited_and_ports_are_on_loopback_only(seen: Seen, service: str):
+    host = seen.inspected[service]["HostConfig"]
+    assert host["Memory"] > 0
+    assert host["NanoCpus"] > 0
+    assert host["PidsLimit"] > 0
+    bound = [binding["HostIp"] for bindings in (host["PortBindings"] or {}).values() for binding in bindings]
+    assert set(bound) == ({"127.0.0.1"} if service in ("teacher", "coordinator") else set())
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_holds_its_own_secrets_and_data_only(seen: Seen, site: str):
+    mounts = {mount["Name"].removeprefix(f"{seen.containers.project}_"): mount["RW"] for mount in seen.inspected[site]["Mounts"]}
+    assert mounts == {f"certificates-{site}": False, f"data-{site}": False, f"state-{site}": True}
+
+
+def test_the_teacher_answers_the_host_with_a_token_only(seen: Seen):
+    assert seen.answer["status"] == 200
+    assert seen.answer["objects"]
+    assert seen.refused >= 400
+
+
+def test_metrics_are_served_after_the_run(seen: Seen):
+    assert f"fedmentor_round {float(ROUNDS)}" in seen.metrics
+
+
+def test_down_leaves_nothing(seen: Seen):
+    assert seen.down.returncode == 0, seen.down.stderr
+    assert seen.left == []

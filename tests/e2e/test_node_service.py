@@ -1,0 +1,48 @@
+"""A node as systemd runs it: ready, status, signs of life, and a graceful stop in the middle of training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from federation_processes import SITES, federation, prepare, says, wait_for
+
+from coordinator.manifests import make_manifest
+
+pytestmark = pytest.mark.e2e
+
+STOP_SECONDS = 10.0
+"""What deploy/systemd/fedmentor-node.service gives a node before it kills it."""
+
+
+def heard(line: socket.socket) -> list[str]:
+    said = []
+    while True:
+        try:
+            said += line.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
+        except BlockingIOError:
+            return said
+
+
+def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: Path):
+    prepare(tmp_path)
+    manifest = make_manifest(tmp_path / "model", "run", SITES, {"rounds": 1, "local_epochs": 100, "batch_images": 2})
+    (tmp_path / "plain.json").write_bytes(manifest.to_bytes())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, federation(tmp_path, tmp_path / "run", grace_s=60) as run:
+        systemd.bind(str(tmp_path / "notify"))
+        first = run.node(SITES[0], environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "500000"})
+        others = [run.node(site) for site in SITES[1:]]
+        said: list[str] = []
+        wait_for(lambda: said.extend(heard(systemd)) or says(first, "event=scored .*round=0"), [first, *others])
+        alive = said.count("WATCHDOG=1")
+        # Signs of life go on: it trains.
+        wait_for(lambda: said.extend(heard(systemd)) or said.count("WATCHDOG=1") > alive + 2, [first, *others])
+        os.kill(first.process.pid, signal.SIGTERM)
+        assert first.process.wait(STOP_SECONDS) == 130, first.log.read_text()
+        assert says(first, "event=skipped .*this node is stopping")
+        said += heard(systemd)
+    assert said.index("READY=1") > said.index("STATUS=4 images to train on, 1 held out; connecting")
+    assert said.index("STOPPING=1") > said.index("READY=1")
