@@ -15,6 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 DATA ?=
 ROUNDS ?=
+BUNDLE ?= dist/bundle
 # Quoted for the shell, because a folder may have spaces; a leading ~, which shells differ in expanding, is expanded here.
 QUOTED_DATA := "$(patsubst ~/%,$(HOME)/%,$(DATA))"
 DEMO_ARGS := $(if $(DATA),--data $(QUOTED_DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
@@ -36,7 +37,7 @@ demo: install  ## the main job: teacher, distillation, four sites and a coordina
 	@fedmentor demo --out runs/demo $(DEMO_ARGS)
 
 # Environment for the script that drives the containers; it needs Python and an engine, no .venv.
-CONTAINERS := DATA=$(QUOTED_DATA) ROUNDS="$(ROUNDS)" $(PYTHON) deploy/containers.py
+CONTAINERS := DATA=$(QUOTED_DATA) ROUNDS="$(ROUNDS)" $(or $(PYTHON),python3) deploy/containers.py
 
 images:  ## build the container images and print their sizes
 	@$(CONTAINERS) images
@@ -52,6 +53,9 @@ logs:  ## follow what the containers say
 
 token:  ## print the token of make up's teacher
 	@$(CONTAINERS) token
+
+bundle: install  ## one folder for a machine without a network: wheels, images, teacher, installer; BUNDLE=DIR
+	@python deploy/bundle.py $(BUNDLE)
 
 test-containers: install  ## make up for real: digests, kills, networks, locks (20 minutes on 2 cores; needs a container engine)
 	@pytest -m containers tests/containers
@@ -79,23 +83,34 @@ check-stubs: install
 schema: install  ## regenerate docs/report.schema.json
 	@python -m study.report.schema docs/report.schema.json
 
-bench: install  ## every performance table; DATA=DIR adds the tables of quality on real images
+# Peers that benchmarks are run beside; in an environment of their own, because their pinned versions are not ours.
+PEERS := .venv-peers
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PEERS)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	@touch $@
+
+bench: install $(PEERS)/.installed  ## every performance table; DATA=DIR adds the tables of quality on real images
 	python benchmarks/aggregation.py
 	python benchmarks/teacher.py
 	python benchmarks/student.py $(if $(DATA),--data $(QUOTED_DATA))
 	python benchmarks/dp.py
 	python benchmarks/secagg.py
+	python benchmarks/secagg.py --flower $(PEERS)/bin/python
+	python benchmarks/robustness.py
 	$(if $(DATA),python benchmarks/teacher_quality.py $(QUOTED_DATA) --images 103)
 	$(if $(DATA),python benchmarks/distillation.py $(QUOTED_DATA))
 
 faults: install  ## the long fault campaigns; their counts are printed
 	FEDMENTOR_LEDGER_KILLS=1000 FEDMENTOR_DP_TIGHT=200 pytest -s tests/faults tests/unit/fedmentor/privacy
 	FEDMENTOR_SECAGG_CASES=10000 pytest --timeout 3600 tests/unit/fedmentor/secagg
+	FEDMENTOR_SIMULATION_EXAMPLES=2000 pytest --timeout 3600 tests/simulation
+	FEDMENTOR_AUDIT_MUTATIONS=10000 pytest -s --timeout 3600 tests/simulation/test_audit_mutations.py
 
 constraints:  ## resolve the pinned versions again: make constraints PYTHONS="python3.10 python3.11 python3.12"
 	$(PYTHON) deploy/constraints.py $(PYTHONS) > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove everything that can be made again
-	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build runs .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install images up down logs token test-containers demo test lint stubs check-stubs schema bench faults constraints clean
+.PHONY: help install images up down logs token bundle test-containers demo test lint stubs check-stubs schema bench faults constraints clean

@@ -2,6 +2,7 @@
 
     python benchmarks/secagg.py
     python benchmarks/secagg.py --rows 16,1000000,5,0
+    python benchmarks/secagg.py --flower .venv-peers/bin/python     # Flower's SecAgg+ beside it, see secagg_flower.py
 
 A row is sites, parameters, sites that drop out after the shares are dealt, and neighbours in the graph (0: complete). Every message
 is real and every site takes part. Times are process time on one core; that of a site is the best of three sites, from its advert to
@@ -12,9 +13,12 @@ its reveal, with masking and the SHA-256 of the upload. ``unmask`` is rebuilding
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -26,6 +30,7 @@ from fedmentor.secagg.ring import RingWords, add_in_place
 from fedmentor.testing.secagg import Enrolled, enrol
 
 ROWS = ["4,1000000,1,0", "16,1000000,5,0", "50,1000000,10,0", "100,1000000,20,40", "16,25000000,5,0"]
+FLOWER_ROWS = ["4,1000000,1,0", "16,1000000,5,0"]
 MEASURED_SITES = 3
 
 _Arguments = ParamSpec("_Arguments")
@@ -38,6 +43,7 @@ class Meter:
 
     site_s: dict[int, float] = field(default_factory=dict)
     check_s: float = 0.0
+    sum_s: float = 0.0
     unmask_s: float = 0.0
     sent: dict[int, int] = field(default_factory=dict)
     share_bytes: int = 0
@@ -65,7 +71,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=ROWS)
+    parser.add_argument("--flower", type=Path, metavar="PYTHON", help="an interpreter that has Flower")
+    parser.add_argument("--flower-rows", nargs="+", default=FLOWER_ROWS)
     options = parser.parse_args()
+    if options.flower:
+        beside_flower(options.flower, options.flower_rows)
+        return
     print(
         "| sites | parameters | dropped | graph | site CPU s | coordinator check s | unmask s | bytes up per parameter"
         " | other bytes up | of these shares |"
@@ -75,19 +86,70 @@ def main() -> None:
         print(measure(*(int(part) for part in row.split(","))), flush=True)
 
 
-def measure(sites: int, parameters: int, dropped: int, degree: int) -> str:
-    """One row."""
+def beside_flower(python: Path, rows: list[str]) -> None:
+    """One table: each row by us and by Flower, one after the other."""
+    print("| sites | parameters | dropped | | site CPU s | server CPU s | bytes up per parameter |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        sites, parameters, dropped, degree = (int(part) for part in row.split(","))
+        ours = figures(sites, parameters, dropped, degree)
+        script = Path(__file__).with_name("secagg_flower.py")
+        done = subprocess.run([python, script, row], capture_output=True, text=True, check=True)
+        theirs = json.loads(done.stdout)
+        where = f"| {sites} | {parameters:,} | {dropped} "
+        print(f"{where}| FedMentor | {ours.site_s:.4f} | {ours.server_s:.3f} | {ours.bytes_up / parameters:.4f} |", flush=True)
+        flower = theirs["site_cpu_s"], theirs["server_cpu_s"], theirs["bytes_up"] / parameters
+        print(f"{where}| Flower {theirs['version']} | {flower[0]:.4f} | {flower[1]:.3f} | {flower[2]:.4f} |", flush=True)
+        if theirs["errors"]:
+            print(f"| | | | Flower's errors | {theirs['errors'][0]} | | |", flush=True)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One row of ours."""
+
+    site_s: float
+    check_s: float
+    sum_s: float
+    unmask_s: float
+    other_bytes: int
+    share_bytes: int
+    parameters: int
+
+    @property
+    def server_s(self) -> float:
+        """All of the coordinator's CPU: checks, SHA-256 and sum of the uploads, unmasking."""
+        return self.check_s + self.sum_s + self.unmask_s
+
+    @property
+    def bytes_up(self) -> int:
+        """All that one site sends."""
+        return 4 * (self.parameters + 1) + self.other_bytes
+
+
+def figures(sites: int, parameters: int, dropped: int, degree: int) -> Figures:
+    """Measure one row.
+
+    Raises:
+        SystemExit: the sum is wrong.
+    """
     enrolled, meter = enrol(sites, degree=degree), Meter()
     clear = np.zeros(parameters + 1, np.uint32)
     total = run_round(enrolled, parameters, dropped, meter, clear)
     if not np.array_equal(total, clear):
         raise SystemExit("the sum is wrong")
-    graph = f"{degree} neighbours" if degree else "complete"
     site_s = min(meter.site_s[index] for index in survivors_of(sites, dropped)[:MEASURED_SITES])
-    other = max(meter.sent.values())
+    coordinator = meter.check_s, meter.sum_s, meter.unmask_s
+    return Figures(site_s, *coordinator, max(meter.sent.values()), meter.share_bytes, parameters)
+
+
+def measure(sites: int, parameters: int, dropped: int, degree: int) -> str:
+    """One row."""
+    made = figures(sites, parameters, dropped, degree)
+    graph = f"{degree} neighbours" if degree else "complete"
     return (
-        f"| {sites} | {parameters:,} | {dropped} | {graph} | {site_s:.4f} | {meter.check_s:.3f} | {meter.unmask_s:.3f}"
-        f" | {4 * (parameters + 1) / parameters:.6f} | {other:,} | {meter.share_bytes:,} |"
+        f"| {sites} | {parameters:,} | {dropped} | {graph} | {made.site_s:.4f} | {made.check_s:.3f} | {made.unmask_s:.3f}"
+        f" | {4 * (parameters + 1) / parameters:.6f} | {made.other_bytes:,} | {made.share_bytes:,} |"
     )
 
 
@@ -125,9 +187,11 @@ def run_round(enrolled: Enrolled, parameters: int, dropped: int, meter: Meter, c
         update = Digest(words_sha256(words).hex())
         upload = meter.site(i, opened[i].upload, words, update)
         meter.send(i, upload.header.to_bytes())
+        start = time.process_time()
         found = Digest(words_sha256(upload.masked.words).hex())
-        meter.check(collecting.add, upload.header, found)
         add_in_place(total, upload.masked.words)
+        meter.sum_s += time.process_time() - start
+        meter.check(collecting.add, upload.header, found)
     survivors, consenting = meter.check(collecting.close)
 
     for i in survivors:

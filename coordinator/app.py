@@ -14,7 +14,7 @@ from pathlib import Path
 from coordinator.audit.notary import Notary, open_notary
 from coordinator.certificate import LiveCertificate
 from coordinator.config import CoordinatorSettings
-from coordinator.events import Event, Observer, PhaseEntered
+from coordinator.events import Event, Observer, PhaseEntered, TrailUnsigned
 from coordinator.log import event_log
 from coordinator.metrics import Metrics, served
 from coordinator.phases.driver import Driver
@@ -22,9 +22,9 @@ from coordinator.phases.phase import Context, PhaseLimits
 from coordinator.ports import ServicePorts
 from coordinator.presence import Presence
 from coordinator.progress import Progress, TrafficMeter
-from coordinator.renewal import keep_renewing
+from coordinator.renewal import keep_current
 from coordinator.report import RoundReport, RunReport, read_report, write_report
-from coordinator.revocations import LiveRevocations, watch
+from coordinator.revocations import LiveRevocations, newest_recorded, record, watch
 from coordinator.secure import SecureRounds
 from coordinator.service import CoordinatorService
 from coordinator.servicer import THREADS_PER_SITE, CallLimits, Servicer, start_server
@@ -34,13 +34,12 @@ from coordinator.store.lock import state_lock
 from coordinator.store.models import ModelStore
 from coordinator.store.spool import Spool
 from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
-from fedmentor.audit import Fields
 from fedmentor.clock import Clock, SystemClock
 from fedmentor.errors import BrokenStore, ConfigError
 from fedmentor.federation import RunManifest, manifest_from_bytes
 from fedmentor.identity.enrolment import Place
 from fedmentor.identity.names import Peer
-from fedmentor.identity.renewal import Door, Renewals
+from fedmentor.identity.renewal import Door, Upkeep
 from fedmentor.identity.revocation import RevocationList
 from fedmentor.ids import Attempt, Round
 from fedmentor.models import write_atomically
@@ -179,6 +178,8 @@ def run_coordinator(
         metrics = Metrics()
         publisher = _Publisher(settings.state, journal, metrics, show_round)
         observe = _all_of(log, metrics.observe, publisher.observe)
+        if notary is None:
+            observe(TrailUnsigned("the certificates have no signed roster; have the members enrolled again"))
         engine = build_engine(
             manifest, settings.model, EngineParts(settings.state, journal, clock, settings.limits, observe, notary)
         )
@@ -190,7 +191,8 @@ def run_coordinator(
         stack.enter_context(served(metrics, settings.metrics_port, settings.metrics_host))
         resumed = before.audit_records > 1
         certificate = LiveCertificate(settings.certificates, clock, observe)
-        rim = Rim(certificate, LiveRevocations(settings.certificates, certificate.federation, observe), clock, observe)
+        floor = journal.run_tx("newest_deny_list", newest_recorded)
+        rim = Rim(certificate, LiveRevocations(settings.certificates, certificate.federation, observe, floor), clock, observe)
         show = Shown(lambda address: show_start(address, resumed), lambda: show_end(engine.report()))
         over = asyncio.run(_serve(engine, settings, rim, show))
         return engine.report() if over else None
@@ -235,7 +237,7 @@ async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, show: 
         engine.driver.stop()
         asked_to_end.set()
 
-    # One each for the driver, the deny-list, the renewal of the certificate, and the event loop's own use (names of hosts).
+    # One each for the driver, the deny-list, the registrar, and the event loop's own use (names of hosts).
     loop.set_default_executor(ThreadPoolExecutor(THREADS_PER_SITE * sites + 4, "coordinator"))
     limits = CallLimits(settings.calls_per_site, settings.uploads_per_site, settings.transfer_seconds)
     servicer = Servicer(engine.service, rim.certificate.federation, limits, rim.observe, engine.driver.fail)
@@ -251,9 +253,9 @@ async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, show: 
         denying = loop.create_task(_keep_denying(engine, servicer, rim))
         stack.callback(denying.cancel)
         if settings.registrar is not None:
-            place = Place(settings.certificates, Peer(rim.certificate.federation, None))
-            renewing = loop.create_task(keep_renewing(Renewals(place, Door(settings.registrar), rim.clock), rim.observe))
-            stack.callback(renewing.cancel)
+            place, door = Place(settings.certificates, Peer(rim.certificate.federation, None)), Door(settings.registrar)
+            keeping = loop.create_task(keep_current(Upkeep(place, door, rim.clock), rim.observe))
+            stack.callback(keeping.cancel)
         for number in ending_signals():
             loop.add_signal_handler(number, end)
         if settings.ready_file:
@@ -271,16 +273,15 @@ async def _serve(engine: Engine, settings: CoordinatorSettings, rim: Rim, show: 
 async def _keep_denying(engine: Engine, servicer: Servicer, rim: Rim) -> None:
     """Keep the deny-list up to date; every list that comes into force is noted in the audit trail."""
 
-    def record(revoked: RevocationList) -> None:
-        fields: Fields = {"version": revoked.version, "serials": len(revoked.serials), "keys": len(revoked.keys)}
+    def note(revoked: RevocationList) -> None:
         try:
-            engine.journal.run_tx("deny_list", lambda tx: tx.audit(COORDINATOR, "deny_list", fields))
+            engine.journal.run_tx("deny_list", lambda tx: record(tx, revoked))
         except BrokenStore as error:
             engine.driver.fail(error)
 
-    if rim.revocations.current is not None:
-        await asyncio.to_thread(record, rim.revocations.current)
-    await watch(rim.revocations, servicer.open_calls, record, rim.clock)
+    if rim.revocations.current is not None and rim.revocations.is_news:
+        await asyncio.to_thread(note, rim.revocations.current)
+    await watch(rim.revocations, servicer.open_calls, note, rim.clock)
 
 
 class _Publisher:

@@ -84,10 +84,11 @@ def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: F
 @click.option(
     "--aggregation",
     "mode",
-    type=click.Choice(["auto", "secagg", "plain", "plain+robust"]),
+    type=click.Choice(["auto", "secagg", "secagg-grouped", "plain", "plain+robust"]),
     default="auto",
     show_default=True,
-    help="secagg: the coordinator sees sums only. auto: secagg for 4 sites or more, unless something needs single updates.",
+    help="secagg: the coordinator sees one sum; grouped: one a group, and their median counts. auto: secagg for 4 sites or more, "
+    "unless something needs single updates.",
 )
 @click.option("--certificates", type=_FOLDER, help="For secagg: folder with the registrar's ca.pem, roster.json and roster.sig.")
 @defence_options
@@ -95,7 +96,7 @@ def manifest(
     folder: Path, sites: tuple[str, ...], out: Path, name: str, mode: str, certificates: Path | None, **options: Any
 ) -> None:
     """Write the rules of a run, which every site pins at first contact."""
-    from coordinator.defences import ROBUST_MODE, with_defences
+    from coordinator.defences import ROBUST_MODE, described, with_defences
     from coordinator.manifests import make_manifest, with_aggregation, with_privacy
     from fedmentor.identity.roster import read_roster
     from fedmentor.models import write_atomically
@@ -107,6 +108,8 @@ def manifest(
     write_atomically(out, made.to_bytes() + b"\n")
     click.echo(f"{out}: run {made.run}, {len(made.roster)} sites, {made.rounds} rounds, quorum {made.quorum}")
     click.echo(f"the coordinator sees {'sums of the updates only' if made.secure else 'the update of every single site'}")
+    for line in described(made):
+        click.echo(line)
     click.echo(f"manifest {made.digest}")
 
 
@@ -126,6 +129,11 @@ def status(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes 
     click.echo(f"run {report.run}: {standing}{f' ({report.reason})' if report.reason else ''}")
     for entry in report.rounds:
         click.echo(round_line(entry, report.total_rounds))
+    if report.set_aside:
+        click.echo(f"set aside for the rest of the run: {', '.join(report.set_aside)}")
+    if report.privacy is not None:
+        spent = report.privacy
+        click.echo(f"privacy: epsilon {spent.epsilon:.2f} at delta {spent.delta:g} for each {spent.unit} so far")
 
 
 @coordinator.command()

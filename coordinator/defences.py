@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedmentor import robust
 from fedmentor.errors import ConfigError
+from fedmentor.federation import RunManifest
 from fedmentor.gate import GatePlan
-from fedmentor.privacy.central import plan_central_privacy
+from fedmentor.privacy.central import CentralPrivacyPlan, plan_central_privacy
 from fedmentor.robust import RobustPlan
 from fedmentor.settings import first_fault
 
 ROBUST_MODE = "plain+robust"
-RULES = {
+RULES: dict[str, type[BaseModel]] = {
     "clip": robust.NormClipping,
     "median": robust.CoordinateMedian,
     "trimmed-mean": robust.TrimmedMean,
@@ -32,6 +33,8 @@ RULE_OPTIONS = {"clip_to": "norm", "weight_cap": "weight_cap", "malicious": "mal
 
 GATE_OPTIONS = {"gate_drop": "max_dice_drop", "gate_sites": "min_sites", "gate_seconds": "seconds"}
 CENTRAL_OPTIONS = ("site_epsilon", "site_delta", "site_clip")
+
+Plan = TypeVar("Plan", bound=BaseModel)
 
 
 def with_defences(options: Mapping[str, Any], mode: str) -> dict[str, Any]:
@@ -57,6 +60,24 @@ def with_defences(options: Mapping[str, Any], mode: str) -> dict[str, Any]:
     return made
 
 
+def described(manifest: RunManifest) -> list[str]:
+    """A line for each plan in a manifest."""
+    lines = []
+    if manifest.robust is not None:
+        after = manifest.robust.set_aside_after
+        consequence = "only flagged" if after is None else f"set aside after {after} rounds with a flag"
+        lines.append(f"rule {manifest.robust.rule.rule}; sites that misbehave are {consequence}")
+    if manifest.gate is not None:
+        lines.append(f"a round whose model costs the median site more than {manifest.gate.max_dice_drop:g} Dice is not published")
+    if manifest.central_privacy is not None:
+        plan = manifest.central_privacy
+        lines.append(
+            f"the published models cost each site epsilon {plan.epsilon_after(plan.rounds):.2f} at delta {plan.delta:g}; "
+            f"noise multiplier {plan.noise_multiplier:g}, clipping norm {plan.clip_norm:g}"
+        )
+    return lines
+
+
 def _robust_plan(options: Mapping[str, Any], mode: str) -> RobustPlan | None:
     asked = [name for name in ("rule", "set_aside_after", *RULE_OPTIONS) if name in options]
     if mode != ROBUST_MODE and not asked:
@@ -70,7 +91,7 @@ def _robust_plan(options: Mapping[str, Any], mode: str) -> RobustPlan | None:
     return _made(RobustPlan, {"rule": {"rule": name, **fields}, "set_aside_after": after or None})
 
 
-def _central_plan(options: Mapping[str, Any]) -> Any:
+def _central_plan(options: Mapping[str, Any]) -> CentralPrivacyPlan:
     missing = [name for name in CENTRAL_OPTIONS if name not in options]
     if missing:
         raise ConfigError(f"central privacy needs {missing[0]!r} too", cure="give site_epsilon, site_delta and site_clip")
@@ -80,7 +101,7 @@ def _central_plan(options: Mapping[str, Any]) -> Any:
         raise _wrong(error) from error
 
 
-def _made(plan: Any, fields: Mapping[str, Any]) -> Any:
+def _made(plan: type[Plan], fields: Mapping[str, Any]) -> Plan:
     try:
         return plan(**fields)
     except ValidationError as error:

@@ -116,6 +116,13 @@ class DenyListRefused:
     reason: str
 
 
+@dataclass(frozen=True)
+class TrailUnsigned:
+    """The audit trail gets no signed checkpoints, and no site witnesses it."""
+
+    reason: str
+
+
 Event = (
     PhaseEntered
     | SiteConnected
@@ -130,5 +137,6 @@ Event = (
     | RenewalFailed
     | DenyListChanged
     | DenyListRefused
+    | TrailUnsigned
 )
 Observer = Callable[[Event], None]

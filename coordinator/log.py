@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.events import CallFailed, CertificateRefused, DenyListRefused, Observer, RenewalFailed, UpdateRefused
+from coordinator.events import (
+    CallFailed,
+    CertificateRefused,
+    DenyListRefused,
+    Observer,
+    RenewalFailed,
+    TrailUnsigned,
+    UpdateRefused,
+)
 from fedmentor.log import event_logger
 
-_WARNINGS = (UpdateRefused, CallFailed, CertificateRefused, DenyListRefused, RenewalFailed)
+_WARNINGS = (UpdateRefused, CallFailed, CertificateRefused, DenyListRefused, RenewalFailed, TrailUnsigned)
 
 
 @contextmanager

@@ -13,12 +13,15 @@ from fedmentor.federation import RunManifest, TrainingPlan
 from fedmentor.ids import SiteId, run_id, site_id
 from fedmentor.models import load_model
 from fedmentor.privacy.plan import plan_privacy
-from fedmentor.secagg.plan import plan_secure
+from fedmentor.secagg.plan import MIN_GROUPS, plan_secure
 from fedmentor.settings import first_fault
 from fedmentor.tensors import spec_of
 
 SECURE_FROM = 4
 """Sites from which on a run aggregates securely unless it is told otherwise: of three, none may be lost in any attempt."""
+
+MAX_GROUP_SITES = 8
+"""Sites in a group where there are enough for MIN_GROUPS of them: larger groups hide a site better, more groups outvote better."""
 
 NEED_SINGLE_UPDATES = ("robust", "central_privacy")
 """Parts of a manifest for which the coordinator has to see single updates."""
@@ -54,7 +57,8 @@ def with_aggregation(
 
     Args:
         options: ``quorum`` among them, where it is not the usual one.
-        mode: ``secagg``; ``plain``; or ``auto``: secagg from SECURE_FROM sites on, unless something needs single updates.
+        mode: ``secagg``; ``secagg-grouped``: as many groups as there can be of MAX_GROUP_SITES and a few; ``plain``; or ``auto``:
+            secagg from SECURE_FROM sites on, unless something needs single updates.
         sites: every site of the run.
         read_keys: reads the signing keys on the registrar's roster; None where no roster was given.
 
@@ -77,7 +81,9 @@ def with_aggregation(
         if site not in keys:
             raise ConfigError(f"site {site} is not on the registrar's roster", cure="admit it first, or get the newest roster")
     quorum = options.get("quorum", RunManifest.model_fields["quorum"].default)
-    return dict(options) | {"secure": plan_secure({site_id(site): keys[site_id(site)] for site in sites}, quorum=quorum)}
+    chosen = {site_id(site): keys[site_id(site)] for site in sites}
+    groups = max(MIN_GROUPS, len(sites) // MAX_GROUP_SITES) if mode == "secagg-grouped" else 1
+    return dict(options) | {"secure": plan_secure(chosen, quorum=quorum, groups=groups)}
 
 
 def make_manifest(model: Path, run: str, sites: Iterable[str], options: Mapping[str, Any]) -> RunManifest:

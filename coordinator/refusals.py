@@ -11,7 +11,7 @@ from coordinator.events import UpdateRefused
 from coordinator.ports import ServicePorts
 from coordinator.store.journal import Transaction, site_actor
 from fedmentor.audit import Field, Fields
-from fedmentor.errors import LimitExceeded, PolicyRefusal, RoundClosed, UpdateConflict, UpdateRejected
+from fedmentor.errors import ConfigError, DataError, PolicyRefusal, RoundClosed
 from fedmentor.federation import RoundRef
 from fedmentor.ids import SiteId
 from fedmentor.robust import Flag
@@ -47,7 +47,7 @@ class Refusals:
             yield
         except RoundClosed:
             raise  # a message that comes too late is no offence, and its round is any number that the site likes
-        except (UpdateRejected, UpdateConflict, LimitExceeded, PolicyRefusal) as error:
+        except (PolicyRefusal, ConfigError, DataError) as error:
             kind = type(error).__name__
             self._ports.observe(UpdateRefused(site, ref, kind, error.message))
             if self._ends_part:

@@ -1,4 +1,7 @@
-"""The coordinator's own certificate, renewed in time where the registrar is online. LiveCertificate takes up what comes."""
+"""Where the registrar is online: the coordinator's documents are the registrar's newest, and its certificate is renewed in time.
+
+This only writes files. LiveCertificate and LiveRevocations take up what comes, as they do where a person brings it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,16 @@ import asyncio
 import traceback
 
 from coordinator.events import CallFailed, Observer, RenewalFailed
-from fedmentor.errors import FedMentorError
-from fedmentor.identity.renewal import LOOK_SECONDS, Renewals
+from fedmentor.identity.renewal import COORDINATOR_SECONDS, Upkeep
 
 
-async def keep_renewing(renewals: Renewals, observe: Observer) -> None:
-    """Ask the registrar when it is time, for ever; on the event loop, with the asking in a thread."""
+async def keep_current(upkeep: Upkeep, observe: Observer, every_s: float = COORDINATOR_SECONDS) -> None:
+    """Ask the registrar, for ever; on the event loop, with the asking in a thread."""
     while True:
         try:
-            outcome = await asyncio.to_thread(renewals.now)
-            if isinstance(outcome, FedMentorError):
-                observe(RenewalFailed(outcome.message))
+            upkept = await asyncio.to_thread(upkeep.now)
+            if upkept.failure:
+                observe(RenewalFailed(upkept.failure))
         except Exception:  # noqa: BLE001 - whatever goes wrong once, the next look must happen
-            observe(CallFailed("renewal", None, traceback.format_exc()))
-        await asyncio.sleep(LOOK_SECONDS)
+            observe(CallFailed("registrar", None, traceback.format_exc()))
+        await asyncio.sleep(every_s)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractContextManager
 from math import isnan
 
 from coordinator.admission import check_site
@@ -70,6 +71,7 @@ class CoordinatorService:
         self._streams = Streams(manifest, ports.progress, ports.presence, ports.observe, wake_driver, asked)
         self._uploads = Uploads(manifest, ports, secure)
         self._refusals = Refusals(ports, "refuse_scores", ends_part=False)
+        self._unreadable = Refusals(ports, "refuse_message", ends_part=False)
 
     @property
     def manifest(self) -> RunManifest:
@@ -83,6 +85,12 @@ class CoordinatorService:
             IdentityRefused: it is not on the run's roster.
         """
         check_site(self._manifest, site)
+
+    def reading(self, site: SiteId, call: str) -> AbstractContextManager[None]:
+        """For a transport: while the block reads a message of this site, what cannot be read is recorded under the site's name."""
+        check_site(self._manifest, site)
+        ref = self._ports.progress.now().state.ref(self._manifest.run)
+        return self._unreadable.recorded(site, ref, {"call": call})
 
     def subscribe(self, site: SiteId, wake: Callable[[], None], software: str = "") -> Subscription:
         """Open the site's stream of directives. A site has one: an older one ends with PolicyRefusal.

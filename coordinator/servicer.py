@@ -117,7 +117,8 @@ class Servicer(FederationServicer):
     async def OfferUpdate(self, request: pb.UpdateHeader, context: Context) -> pb.UpdateState:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("OfferUpdate", context) as site:
-            header = codec.header_from_wire(request)
+            with self._service.reading(site, "OfferUpdate"):
+                header = codec.header_from_wire(request)
             state = await self._in_thread(site, lambda: self._service.offer_update(site, header))
         return codec.state_to_wire(state)
 
@@ -131,21 +132,24 @@ class Servicer(FederationServicer):
     async def AnswerStep(self, request: pb.StepAnswer, context: Context) -> pb.StepAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("AnswerStep", context) as site:
-            answer = codec.answer_from_wire(request)
+            with self._service.reading(site, "AnswerStep"):
+                answer = codec.answer_from_wire(request)
             await self._in_thread(site, lambda: self._service.answer_step(site, answer))
         return pb.StepAck()
 
     async def SitOut(self, request: pb.SitOutNotice, context: Context) -> pb.SitOutAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("SitOut", context) as site:
-            ref, reason = codec.sit_out_from_wire(request)
+            with self._service.reading(site, "SitOut"):
+                ref, reason = codec.sit_out_from_wire(request)
             await self._in_thread(site, lambda: self._service.sit_out(site, ref, reason))
         return pb.SitOutAck()
 
     async def ReportScores(self, request: pb.Scores, context: Context) -> pb.ScoresAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("ReportScores", context) as site:
-            scores = codec.scores_from_wire(request)
+            with self._service.reading(site, "ReportScores"):
+                scores = codec.scores_from_wire(request)
             await self._in_thread(site, lambda: self._service.report_scores(site, scores))
         return pb.ScoresAck()
 
@@ -157,7 +161,8 @@ class Servicer(FederationServicer):
     async def Countersign(self, request: pb.Countersignature, context: Context) -> pb.CountersignAck:  # noqa: N802 - the proto's name
         """See federation.proto."""
         async with self._answering("Countersign", context) as site:
-            checkpoint, signature = codec.countersignature_from_wire(request)
+            with self._service.reading(site, "Countersign"):
+                checkpoint, signature = codec.countersignature_from_wire(request)
             await self._in_thread(site, lambda: self._service.countersign(site, checkpoint, signature))
         return pb.CountersignAck()
 
@@ -168,24 +173,28 @@ class Servicer(FederationServicer):
 
     async def _serve_model(self, site: SiteId, request: pb.FetchModelRequest, context: Context) -> None:
         offset = request.offset
-        chunks = self._service.fetch_model(site, codec.model_from_wire(request.model), offset)
+        with self._service.reading(site, "FetchModel"):
+            model = codec.model_from_wire(request.model)
+        chunks = self._service.fetch_model(site, model, offset)
         while chunk := await self._in_thread(site, lambda: next(chunks, b"")):
             await context.write(codec.chunk_to_wire(offset, chunk))
             offset += len(chunk)
 
     async def _receive(self, site: SiteId, parts: AsyncIterator[pb.UpdatePart]) -> UpdateState:
-        header = await _first_header(parts)
+        with self._service.reading(site, "SendUpdate"):
+            header = await _first_header(parts)
         state = await self._in_thread(site, lambda: self._service.offer_update(site, header))
         if not isinstance(state, Offset):
             return state
         resumed, offset = state.bytes_stored > 0, state.bytes_stored
         async for part in parts:
-            if part.WhichOneof("kind") != "chunk":
-                raise UpdateRejected("an update is one header and then chunks")
-            if part.chunk.offset != offset:
-                # Another stream of this site moved the end since the site asked; it will ask again.
-                raise CoordinatorUnreachable(f"the update is at byte {offset}, not {part.chunk.offset}")
-            data = codec.check_chunk(part.chunk, offset, header.size_bytes - offset)
+            with self._service.reading(site, "SendUpdate"):
+                if part.WhichOneof("kind") != "chunk":
+                    raise UpdateRejected("an update is one header and then chunks")
+                if part.chunk.offset != offset:
+                    # Another stream of this site moved the end since the site asked; it will ask again.
+                    raise CoordinatorUnreachable(f"the update is at byte {offset}, not {part.chunk.offset}")
+                data = codec.check_chunk(part.chunk, offset, header.size_bytes - offset)
             await self._in_thread(site, partial(self._service.append_update, site, header, offset, data))
             offset += len(data)
         return await self._in_thread(site, lambda: self._service.finish_update(site, header, resumed=resumed))

@@ -49,9 +49,10 @@ class Uploads:
 
     def append(self, site: SiteId, header: UpdateHeader, offset: int, data: bytes) -> None:
         """See CoordinatorService.append_update."""
-        check_offer(self._manifest, self._ports.progress.now().state, site, header, accepted=None)
-        if len(data) > CHUNK_BYTES:
-            raise LimitExceeded(f"a chunk of {len(data)} bytes is over {CHUNK_BYTES}")
+        with self._recorded(site, header):
+            check_offer(self._manifest, self._ports.progress.now().state, site, header, accepted=None)
+            if len(data) > CHUNK_BYTES:
+                raise LimitExceeded(f"a chunk of {len(data)} bytes is over {CHUNK_BYTES}")
         with self._locks[site]:
             self._ports.spool.append(site, header, offset, data)
 

@@ -172,9 +172,15 @@ def provide(federation: Federation) -> None:
     if not os.environ.get("FEDMENTOR_TAG"):
         build(federation)
         return
+    engine = docker("version", "--format", "{{.Server.Arch}}")
     for target in TARGETS:
-        if subprocess.run(["docker", "image", "inspect", image_name(target)], capture_output=True, check=False).returncode != 0:
+        command = ["docker", "image", "inspect", "--format", "{{.Architecture}}", image_name(target)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode != 0:
             raise Fault(f"error: there is no image {image_name(target)} here\n  try: make images, or docker load")
+        if found.stdout.strip() != engine:
+            built_for = f"error: the image {image_name(target)} was built for {found.stdout.strip()}, and this engine is {engine}"
+            raise Fault(f"{built_for}\n  try: make images on this machine")
 
 
 def build(federation: Federation) -> None:

@@ -31,13 +31,12 @@ from fed_node.witness_store import SqliteWitnessStore
 from fedmentor.audit.checkpoint import AuditKeys
 from fedmentor.audit.keys import has_roster, read_audit_keys, site_signing_key
 from fedmentor.clock import SystemClock
-from fedmentor.errors import FedMentorError
 from fedmentor.federation import Finished, RoundRef
 from fedmentor.identity.credentials import peer_of_certificate, site_credentials
-from fedmentor.identity.enrolment import Installed, Place
+from fedmentor.identity.enrolment import Place
 from fedmentor.identity.keys import read_signing_key
 from fedmentor.identity.layout import SIGNING_KEY_FILE, SITES_FOLDER
-from fedmentor.identity.renewal import LOOK_SECONDS, Door, Renewals
+from fedmentor.identity.renewal import SITE_SECONDS, Door, Upkeep
 from fedmentor.identity.roster import read_roster
 from fedmentor.ids import Digest
 
@@ -80,6 +79,7 @@ def run_node(
         return stop.is_set()
 
     credentials()
+    keep_current(config, stop, observe)
     with ExitStack() as stack:
         outbox = stack.enter_context(closing(SqliteOutbox(config.state)))
         trainer = load_trainer(config, observe, stopping)
@@ -87,8 +87,6 @@ def run_node(
         link = stack.enter_context(closing(GrpcLink(config.coordinator, credentials, config.proxy)))
         # Breaks a call that is under way, so that a stopped node does not wait for a silent coordinator.
         threading.Thread(target=_close_when, args=(stop, link), name="stop", daemon=True).start()
-        if config.registrar is not None:
-            threading.Thread(target=_keep_renewing, args=(config, stop, observe), name="renewal", daemon=True).start()
         secure = open_secure(config, stack)
         ports = SessionPorts(
             link=link,
@@ -196,18 +194,32 @@ def load_trainer(config: NodeConfig, observe: Observer, stopping: Callable[[], b
     return trainer
 
 
-def _keep_renewing(config: NodeConfig, stop: threading.Event, observe: Observer) -> None:
-    """Ask the registrar for the next certificate in time; the link takes it up by itself."""
-    clock = SystemClock()
-    own = peer_of_certificate(site_credentials(config.certificates, config.site_id, clock.now()).certificate)
-    renewals = Renewals(Place(config.certificates, own), Door(config.registrar or "", config.proxy), clock)
-    while not stop.is_set():
-        match renewals.now():
-            case Installed(expires):
-                observe(CertificateRenewed(expires.isoformat()))
-            case FedMentorError() as error:
-                observe(RenewalFailed(error.message))
-        stop.wait(LOOK_SECONDS)
+def keep_current(config: NodeConfig, stop: threading.Event, observe: Observer) -> None:
+    """Where the settings name a registrar: ask it at once for roster and certificate, then in a thread again and again.
+
+    The link takes up a new certificate by itself.
+
+    Raises:
+        ConfigError, IdentityRefused: see site_credentials.
+    """
+    if config.registrar is None:
+        return
+    own = peer_of_certificate(site_credentials(config.certificates, config.site_id, SystemClock().now()).certificate)
+    upkeep = Upkeep(Place(config.certificates, own), Door(config.registrar, config.proxy), SystemClock())
+
+    def look() -> None:
+        upkept = upkeep.now()
+        if upkept.renewed is not None and upkept.renewed.expires is not None:
+            observe(CertificateRenewed(upkept.renewed.expires.isoformat()))
+        if upkept.failure:
+            observe(RenewalFailed(upkept.failure))
+
+    def look_again() -> None:
+        while not stop.wait(SITE_SECONDS):
+            look()
+
+    look()
+    threading.Thread(target=look_again, name="registrar", daemon=True).start()
 
 
 def _close_when(stop: threading.Event, link: GrpcLink) -> None:

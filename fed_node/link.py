@@ -20,7 +20,6 @@ from fedmentor.errors import ConfigError, CoordinatorUnreachable, IdentityRefuse
 from fedmentor.federation import (
     CHUNK_BYTES,
     Directive,
-    DirectiveStream,
     ModelRef,
     Offset,
     Receipt,
@@ -32,6 +31,7 @@ from fedmentor.federation import (
 )
 from fedmentor.identity.credentials import peer_of_certificate
 from fedmentor.identity.names import coordinator_host
+from fedmentor.link import DirectiveStream
 from fedmentor.wire import codec
 from fedmentor.wire.channel import Credentials, client_channel
 from fedmentor.wire.status import error_from_call

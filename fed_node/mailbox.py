@@ -14,7 +14,8 @@ from typing import Protocol
 
 from fedmentor.clock import Clock
 from fedmentor.errors import CoordinatorUnreachable, FedMentorError
-from fedmentor.federation import Directive, DirectiveStream, Manifest
+from fedmentor.federation import Directive, Manifest
+from fedmentor.link import DirectiveStream
 
 JOIN_SECONDS = 5.0
 

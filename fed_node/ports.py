@@ -15,8 +15,9 @@ from fed_node.trainer import LocalTrainer
 from fed_node.witness import Attendant
 from fedmentor.clock import Clock
 from fedmentor.errors import PolicyRefusal
-from fedmentor.federation import CoordinatorLink, RunManifest
+from fedmentor.federation import RunManifest
 from fedmentor.ids import SiteId
+from fedmentor.link import CoordinatorLink
 
 
 @dataclass(frozen=True)

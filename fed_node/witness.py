@@ -10,7 +10,7 @@ Asked whenever the coordinator gives an order. Each time the site fetches what i
     3 no fork      where this site knows the record that a checkpoint names, it is the same one
     4 chain        every new record follows the one before; the first one names the manifest that this site has pinned
     5 no lie       no record says that this site sent an update that it did not send
-    6 whole        the chain reaches its newest checkpoint
+    6 whole        the chain reaches its newest checkpoint, and that is over every round that was published
     7 one model    the model to train from is the one that the chain has in force
     8 one root     in a secure run, the audit root that the attempt is bound to is in the chain
 
@@ -36,10 +36,11 @@ from fed_node.witness_store import Noted, WitnessStore
 from fedmentor.audit import AuditRecord, Head, fault, head_of, record_to_line, values_of
 from fedmentor.audit.checkpoint import AuditKeys, SignedCheckpoint, countersign, is_signed
 from fedmentor.audit.export import checkpoint_to_line
-from fedmentor.audit.vocabulary import ACCEPT_EVENT, CREATE_EVENT, site_actor
+from fedmentor.audit.vocabulary import ACCEPT_EVENT, CREATE_EVENT, PUBLISH_EVENT, site_actor
 from fedmentor.errors import CoordinatorUnreachable, DataError, PolicyRefusal
-from fedmentor.federation import CoordinatorLink, Directive, Evaluate, Finished, RoundRef, RunManifest, SecureStep, StepName, Train
+from fedmentor.federation import Directive, Evaluate, Finished, RoundRef, RunManifest, SecureStep, StepName, Train
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.link import CoordinatorLink
 from fedmentor.models import canonical_json, write_atomically
 
 MAX_OPEN_RECORDS: Final = 100_000
@@ -232,31 +233,37 @@ class Witness:
                 raise _Contradiction(f"the chain is shorter than the {head.records} records that this site has verified")
             if last is not None and (head_of(last) != head or fault(Head(last.seq, last.prev_hash), last)):
                 raise _Contradiction(f"record {head.records - 1} is another one than this site has verified", last)
-        limit = max(head.records, signed.records if signed else 0) + self._max_open_records
+        covered = signed.records if signed else 0
+        limit = max(head.records, covered) + self._max_open_records
         for record in items:
             if head.records >= limit:
                 raise _Contradiction(f"more than {self._max_open_records} records follow the newest checkpoint")
-            self._check_record(record, head_reason=fault(head, record), manifest=manifest)
+            # (4) chain
+            reason = fault(head, record)
+            if reason:
+                raise _Contradiction(reason, record)
+            self._check_record(record, covered, manifest)
             head = head_of(record)
             # (3) no fork
             if signed is not None and head.records == signed.records and head.hash != signed.checkpoint.head:
                 raise _Contradiction(f"record {record.seq} is not the one that the newest checkpoint names", record)
             yield record
         # (6) whole
-        if items.broken is None and head.records < max(1, signed.records if signed else 0):
+        if items.broken is None and head.records < max(1, covered):
             raise _Contradiction(f"the chain ends after {head.records} records, before its newest checkpoint or its beginning")
 
-    def _check_record(self, record: AuditRecord, *, head_reason: str, manifest: RunManifest) -> None:
-        # (4) chain
-        if head_reason:
-            raise _Contradiction(head_reason, record)
+    def _check_record(self, record: AuditRecord, covered: int, manifest: RunManifest) -> None:
         values = values_of(record)
+        # (4) chain
         if record.seq == 0 and (record.event, values.get("run"), values.get("manifest")) != (
             CREATE_EVENT,
             manifest.run,
             manifest.digest,
         ):
             raise _Contradiction("the chain does not begin with the run that this site has joined", record)
+        # (6) whole
+        if record.event == PUBLISH_EVENT and record.seq >= covered:
+            raise _Contradiction(f"round {values.get('round')} was published without a checkpoint", record)
         # (5) no lie
         if record.event == ACCEPT_EVENT and record.actor == site_actor(self._identity.site):
             round_, attempt, digest = values.get("round"), values.get("attempt"), values.get("sha256")

@@ -77,30 +77,35 @@ def deal(plan: StudyPlan, source: Path) -> Dealt:
 
 
 def deal_phantoms(plan: StudyPlan, folder: Path) -> Dealt:
-    """Make phantoms in ``folder/phantoms`` and deal them."""
-    write_phantoms(folder / PHANTOMS, count=plan.phantoms, seed=plan.seed)
+    """Make phantoms in ``folder/phantoms`` of a study's own folder and deal them."""
+    write_phantoms(folder / PHANTOMS, count=plan.phantoms, seed=plan.seed, replace=True)
     dataset = open_dataset(folder / PHANTOMS)
     return Dealt(PHANTOMS, dataset, plan_sites(dataset, plan.partition))
 
 
 def settle(dealt: Dealt, folder: Path) -> Prepared:
-    """Write the folders of pool and sites."""
+    """Write the folders of pool and sites into a study's own folder."""
     facts = _facts(dealt.name, dealt.dataset, dealt.split)
-    return Prepared(facts, folder / PROXY, write_split(dealt.dataset, dealt.split, folder))
+    return Prepared(facts, folder / PROXY, write_split(dealt.dataset, dealt.split, folder, replace=True))
 
 
-def write_split(dataset: Dataset, split: FederationSplit, folder: Path) -> dict[SiteId, Path]:
+def write_split(dataset: Dataset, split: FederationSplit, folder: Path, *, replace: bool = False) -> dict[SiteId, Path]:
     """Write ``proxy/`` and ``sites/SITE/`` as dataset folders.
 
     An earlier split is replaced as a whole: a site that was left over from it would hold patients of the new ones.
+
+    Args:
+        dataset, split: what to write.
+        folder: where to.
+        replace: the folder is the caller's own; also replace dataset folders without this program's mark.
 
     Returns:
         The folder of each site.
 
     Raises:
-        ConfigError: ``proxy/`` or ``sites/`` holds the images that are to be dealt, or something else than datasets.
+        ConfigError: ``proxy/`` or ``sites/`` holds the images that are to be dealt, or something else than datasets of its own.
     """
-    _check_split_replaceable(dataset, folder)
+    _check_split_replaceable(dataset, folder, replace=replace)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".split-", dir=folder) as scratch:
         fresh, old = Path(scratch, "new"), Path(scratch, "old")
@@ -117,14 +122,14 @@ def write_split(dataset: Dataset, split: FederationSplit, folder: Path) -> dict[
     return {site: folder / SITES / site for site in split.sites}
 
 
-def _check_split_replaceable(dataset: Dataset, folder: Path) -> None:
+def _check_split_replaceable(dataset: Dataset, folder: Path, *, replace: bool) -> None:
     places = {(folder / name).resolve() for name in (PROXY, SITES)}
     if any(place in sample.image.resolve().parents for sample in dataset for place in places):
         raise ConfigError(f"{folder} holds the images that are to be dealt", cure="choose another folder with --out")
-    check_replaceable(folder / PROXY)
+    check_replaceable(folder / PROXY, replace=replace)
     if (folder / SITES).is_dir():
         for site in (folder / SITES).iterdir():
-            check_replaceable(site)
+            check_replaceable(site, replace=replace)
     elif (folder / SITES).exists():
         raise ConfigError(f"{folder / SITES} is not a folder", cure="choose another folder with --out")
 

@@ -16,9 +16,10 @@ from fedmentor.ids import Digest
 from fedmentor.teacher.contract import Foundation
 from fedmentor.teacher.payload import encode_error
 from teacher_service.archive import CONFIG_FILE, WEIGHTS_FILE
+from teacher_service.embedding_store import EmbeddingStore
 from teacher_service.local import LocalTeacher
 from teacher_service.payload import JSON_TYPE, Reply, answer
-from teacher_service.settings import REFUSAL_FILE, RUN_FOLDER_VARIABLE
+from teacher_service.settings import EMBEDDINGS_VARIABLE, REFUSAL_FILE, RUN_FOLDER_VARIABLE
 from teacher_service.weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,12 @@ class TeacherHandler:
         try:
             config = json.loads((folder / CONFIG_FILE).read_text())
             weights = read_weights(folder / WEIGHTS_FILE, expected=Digest(config["weights_sha256"]))
-            self._teacher = LocalTeacher(weights, device=_device(context.system_properties.get("gpu_id")))
+            folder_of_embeddings = os.environ.get(EMBEDDINGS_VARIABLE)
+            self._teacher = LocalTeacher(
+                weights,
+                device=_device(context.system_properties.get("gpu_id")),
+                kept=EmbeddingStore(Path(folder_of_embeddings)) if folder_of_embeddings else None,
+            )
         except FedMentorError as error:
             if run_folder := os.environ.get(RUN_FOLDER_VARIABLE):
                 (Path(run_folder) / REFUSAL_FILE).write_text(json.dumps(encode_error(error)))

@@ -26,6 +26,7 @@ from fedmentor.teacher.contract import (
 )
 from fedmentor.teacher.images import check_pixels
 from teacher_service.convert import convert_bundled
+from teacher_service.embedding_store import EmbeddingStore
 from teacher_service.embeddings import EmbeddingCache, Seen
 from teacher_service.hints import Frame, boxes_on_input, masks_on_input, points_on_input, together
 from teacher_service.models.network import best
@@ -46,13 +47,27 @@ class LocalTeacher:
 
     Pictures are encoded one at a time and all objects of a prompt are decoded together, so an answer never depends on what other
     callers ask. Safe to call from several threads; they take turns.
+
+    Args:
+        weights: of a known architecture.
+        device: where to compute.
+        cache_bytes: of embeddings in memory.
+        kept: embeddings on disk, read before anything is encoded and written after it; None for none.
     """
 
-    def __init__(self, weights: Weights, *, device: str = "cpu", cache_bytes: int = EMBEDDING_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        device: str = "cpu",
+        cache_bytes: int = EMBEDDING_CACHE_BYTES,
+        kept: EmbeddingStore | None = None,
+    ) -> None:
         self._architecture = architecture(weights.architecture)
         self._network = self._architecture.build(weights.tensors, device)
         self._card = self._architecture.card(weights.digest)
         self._embeddings = EmbeddingCache(cache_bytes)
+        self._kept = kept
         self._lock = threading.Lock()
 
     @property
@@ -131,9 +146,18 @@ class LocalTeacher:
         seen = self._embeddings.get(image)
         if seen is not None:
             return seen.embedding, True
+        embedding, cached = self._encode(pixels, image)
+        self._embeddings.put(image, Seen(embedding, (pixels.shape[0], pixels.shape[1])))
+        return embedding, cached
+
+    def _encode(self, pixels: Pixels, image: Digest) -> tuple[torch.Tensor, bool]:
+        """From the disk where it lies there, else by the network."""
+        if self._kept is not None and (known := self._kept.get(image, self._card)) is not None:
+            return torch.from_numpy(known)[None].to(self._network.position.device), True
         prepared = torch.from_numpy(self._architecture.preprocessing.image(pixels))[None]
         embedding = self._network.encode(prepared)
-        self._embeddings.put(image, Seen(embedding, (pixels.shape[0], pixels.shape[1])))
+        if self._kept is not None:
+            self._kept.put(image, self._card, _float32(embedding[0]))
         return embedding, False
 
     def _decode(
@@ -170,19 +194,21 @@ def _float32(values: torch.Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def local_teacher(weights: Path | None = None, *, device: str = "cpu") -> LocalTeacher:
+def local_teacher(weights: Path | None = None, *, device: str = "cpu", embeddings: Path | None = None) -> LocalTeacher:
     """Load a teacher into this process.
 
     Args:
         weights: a file that ``fedmentor teacher convert`` wrote; None for the LiteMedSAM that comes with the installation.
         device: where to compute, e.g. ``cpu`` or ``cuda:0``.
+        embeddings: folder where embeddings are kept; None for memory only.
 
     Raises:
         ModelError: not a converted file, or one that fits no architecture.
     """
+    kept = None if embeddings is None else EmbeddingStore(embeddings)
     if weights is not None:
-        return LocalTeacher(read_weights(weights), device=device)
+        return LocalTeacher(read_weights(weights), device=device, kept=kept)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         convert_bundled(path)
-        return LocalTeacher(read_weights(path), device=device)
+        return LocalTeacher(read_weights(path), device=device, kept=kept)

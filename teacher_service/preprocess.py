@@ -1,4 +1,4 @@
-"""What the teachers' authors do to a picture before the network sees it; pure, NumPy only.
+"""What the teachers' authors do to a picture before the network sees it; pure.
 
 Each variant has an id. The id enters every answer and every cache key, because the same weights behind another pre-processing are
 another teacher.
@@ -9,6 +9,8 @@ another teacher.
 * ``stretch256-nearest-bgr-v1``, SAM-Med2D (OpenGVLab/SAM-Med2D, predictor_sammed.py): OpenCV's INTER_NEAREST to 256x256 whatever
   the aspect, (value - mean) / std with SAM's constants applied in blue-green-red order as in their training; coordinates scaled
   in x and y separately, not rounded.
+* ``longest1024-bilinear-rgb-v1``, SAM (facebookresearch/segment-anything, predictor.py and transforms.py): longest side to 1024 with
+  Pillow's bilinear filter, (value - mean) / std, zeros on the right and the bottom; coordinates scaled in x and y, not rounded.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fedmentor.teacher.contract import Pixels
 
@@ -26,6 +29,7 @@ Floats = npt.NDArray[np.float32]
 Size = tuple[int, int]
 
 SIDE = 256
+SAM_SIDE = 1024
 
 # SAM's constants (segment_anything.modeling.Sam), in the order of its channels.
 _MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -74,6 +78,31 @@ def longest_coordinates(xy: npt.NDArray[np.float64], size: Size) -> Floats:
     return np.asarray(np.trunc(xy * (SIDE / max(size))), np.float32)
 
 
+def sam_image(pixels: Pixels) -> Floats:
+    """SAM's input; see the module's text.
+
+    Returns:
+        float32 [3, 1024, 1024].
+    """
+    height, width = sam_content((pixels.shape[0], pixels.shape[1]))
+    small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    padded = np.zeros((3, SAM_SIDE, SAM_SIDE), np.float32)
+    padded[:, :height, :width] = (_three_channels(small).astype(np.float32) - _MEAN[:, None, None]) / _STD[:, None, None]
+    return padded
+
+
+def sam_content(size: Size) -> Size:
+    """Size after the longest side became 1024; halves round up, as the authors do."""
+    scale = SAM_SIDE / max(size)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def sam_coordinates(xy: npt.NDArray[np.float64], size: Size) -> Floats:
+    """Scaled by the new size over the old one, in x and in y."""
+    height, width = sam_content(size)
+    return np.asarray(xy * np.array([width / size[1], height / size[0]]), np.float32)
+
+
 def stretched_image(pixels: Pixels) -> Floats:
     """SAM-Med2D's input; see the module's text.
 
@@ -98,6 +127,7 @@ def stretched_coordinates(xy: npt.NDArray[np.float64], size: Size) -> Floats:
 
 
 LONGEST256 = Preprocessing("longest256-area-minmax-v1", longest_image, longest_content, longest_coordinates)
+SAM1024 = Preprocessing("longest1024-bilinear-rgb-v1", sam_image, sam_content, sam_coordinates)
 STRETCH256 = Preprocessing("stretch256-nearest-bgr-v1", stretched_image, stretched_content, stretched_coordinates)
 
 

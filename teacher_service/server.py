@@ -76,6 +76,7 @@ class ServerConfig:
         heap_mb: heap of the Java front end.
         tls: encrypt the inference doors with a certificate of their own, new with every start; then gRPC listens on ``host`` too.
         archive_sha256: what the archive must be; None for anything that this version would have built.
+        embeddings: folder where embeddings are kept on disk, for servers to come; None for memory only.
         token_minutes: life of a token; it is renewed after half of it.
         startup_s: how long loading may take.
     """
@@ -90,6 +91,7 @@ class ServerConfig:
     host: str = settings.HOST
     tls: bool = False
     archive_sha256: Digest | None = None
+    embeddings: Path | None = None
 
 
 class Server:
@@ -158,7 +160,8 @@ def start(config: ServerConfig) -> Server:
         ModelError: the archive is none, or the worker refuses its weights.
         TeacherUnreachable: it did not come up in time.
     """
-    config = replace(config, run_folder=config.run_folder.absolute())
+    embeddings = None if config.embeddings is None else config.embeddings.absolute()
+    config = replace(config, run_folder=config.run_folder.absolute(), embeddings=embeddings)
     config.run_folder.mkdir(parents=True, exist_ok=True)
     config.run_folder.chmod(0o700)
     java = find_java()
@@ -286,7 +289,7 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
     with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603  # our own module
             [sys.executable, "-m", "teacher_service.keeper", str(run_folder)],
-            env=settings.environment(os.environ, run_folder, config.threads),
+            env=settings.environment(os.environ, run_folder, config.threads, config.embeddings),
             stdin=subprocess.PIPE,  # its end is the keeper's sign that we are gone
             stdout=subprocess.DEVNULL,
             stderr=log,

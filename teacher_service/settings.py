@@ -26,6 +26,9 @@ MODEL_NAME = "teacher"
 RUN_FOLDER_VARIABLE = "FEDMENTOR_TEACHER_RUN"
 """Environment variable that tells the worker the run folder."""
 
+EMBEDDINGS_VARIABLE = "FEDMENTOR_TEACHER_EMBEDDINGS"
+"""Environment variable that tells the worker where to keep embeddings on disk; unset for memory only."""
+
 REFUSAL_FILE = "refused.json"
 """Where, in the run folder, a worker that refuses its weights says why."""
 
@@ -126,9 +129,9 @@ def command(java: Path, torchserve_home: Path, run_folder: Path, temporary: Path
     ]
 
 
-def environment(inherited: Mapping[str, str], run_folder: Path, threads: int) -> dict[str, str]:
+def environment(inherited: Mapping[str, str], run_folder: Path, threads: int, embeddings: Path | None = None) -> dict[str, str]:
     """The environment of the server and its worker; settings of another TorchServe are left behind."""
-    kept = {name: value for name, value in inherited.items() if not name.startswith("TS_")}
+    kept = {name: value for name, value in inherited.items() if not name.startswith("TS_") and name != EMBEDDINGS_VARIABLE}
     temporary = str(run_folder / TEMPORARY_FOLDER)
     return {
         **kept,
@@ -137,6 +140,7 @@ def environment(inherited: Mapping[str, str], run_folder: Path, threads: int) ->
         "LOG_LOCATION": str(run_folder / LOG_FOLDER),
         "METRICS_LOCATION": str(run_folder / LOG_FOLDER),
         RUN_FOLDER_VARIABLE: str(run_folder),
+        **({} if embeddings is None else {EMBEDDINGS_VARIABLE: str(embeddings)}),
         "OMP_NUM_THREADS": str(threads),
         # Waiting OpenMP threads sleep instead of spinning: spinning made two threads slower than one on shared cores.
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -132,5 +132,10 @@ def _record(context: Context, moment: Moment, digest: Digest, updates: tuple[Acc
         run=manifest.run,
         round=state.round + 1,
         privacy=manifest.privacy_spent(state.round + 1),
-        details={"manifest": manifest.digest, "sites": [update.site for update in updates], "attempt": state.attempt},
+        details={
+            "manifest": manifest.digest,
+            "sites": [update.site for update in updates],
+            "attempt": state.attempt,
+            **({"rule": manifest.robust.rule.model_dump(mode="json")} if manifest.robust else {}),
+        },
     )

@@ -4,7 +4,8 @@
 2. the deadline has passed: go on with the quorum, or fail the attempt;
 3. the quorum has delivered and every other site has been gone for ``straggler_grace_s``: go on without them. A site that is
    connected is waited for until the deadline; one that has been gone since an earlier round costs no time at all, and neither does
-   one whose update was refused in this attempt.
+   one whose update was refused in this attempt or that sits it out;
+4. without the quorum, and nothing is to come any more: fail the attempt at once.
 """
 
 from __future__ import annotations
@@ -29,4 +30,6 @@ def collect(context: Context, moment: Moment) -> Stay | Moved:
         return transition(context, moment, "close_round", to_phase(moment, PhaseName.AGGREGATE))
     if left_s <= 0:  # 2
         return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived in time")
+    if not missing:  # 4
+        return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived, and no other is to come")
     return Stay(left_s if grace_s is None else min(left_s, grace_s))

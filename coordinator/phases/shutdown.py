@@ -11,7 +11,7 @@ from coordinator.store.journal import Transaction
 from fedmentor.ids import SiteId
 
 COUNTERSIGN_GRACE_S = 10.0
-"""How long a site that was told is waited for to countersign; it does so at once or, if it has no signing key, never."""
+"""How long a site that was told is waited for to countersign, which it does at once; one that never did in this run is not."""
 
 
 def shutdown(context: Context, moment: Moment) -> Stay | Over:
@@ -32,11 +32,15 @@ def _signing_s(context: Context) -> float:
     """Seconds for which a site that was told may still be about to countersign; 0 or less where none is waited for."""
     if context.notary is None:
         return 0.0
-    unsigned = context.presence.told - context.journal.run_tx("read_countersignatures", _signers)
+    unsigned = context.presence.told & context.journal.run_tx("read_countersignatures", _unsigned)
     absence_s = context.presence.absence_s()
     return max((COUNTERSIGN_GRACE_S - absence_s.get(site, 0.0) for site in unsigned), default=0.0)
 
 
-def _signers(tx: Transaction) -> frozenset[SiteId]:
+def _unsigned(tx: Transaction) -> frozenset[SiteId]:
+    """Sites that have signed earlier checkpoints and not the newest one."""
     newest = tx.checkpoint()
-    return frozenset(item.site for item in tx.countersignatures(newest.records)) if newest else frozenset()
+    if newest is None:
+        return frozenset()
+    last = {item.site: item.records for item in tx.countersignatures()}  # sorted by length: the longest one stays
+    return frozenset(site for site, records in last.items() if records < newest.records)

@@ -131,9 +131,9 @@ class SqliteConduct:
 
     def gate_records(self) -> tuple[GateRecord, ...]:
         """See ConductTransaction."""
-        query = "SELECT round, attempt, candidate, sites, dice_drop, passed FROM gate_record ORDER BY round, attempt"
+        query = "SELECT round, attempt, candidate, sites, dice_drop, passed = 1 FROM gate_record ORDER BY round, attempt"
         rows = self._connection.execute(query)
-        return tuple(GateRecord(*row[:5], passed=bool(row[5])) for row in rows)
+        return tuple(GateRecord(*row) for row in rows)
 
     def put_gate_record(self, record: GateRecord) -> None:
         """See ConductTransaction."""

@@ -20,6 +20,7 @@ Item = TypeVar("Item")
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 IN_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+REPLACE = "Replace even a dataset folder that this program did not make."
 IN_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -60,8 +61,9 @@ def import_() -> None:
 @click.option("--out", required=True, type=FOLDER, help="Dataset folder to make.")
 @click.option("--side", default=256, show_default=True, help="Side of the square images, pixels.")
 @click.option("--licence", "licences", multiple=True, metavar="NAME", help="Take only images of these licences; may be repeated.")
+@click.option("--replace", is_flag=True, help=REPLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def covid_cxr(out: Path, side: int, licences: tuple[str, ...], *, as_json: bool, **sources: Path) -> None:
+def covid_cxr(out: Path, side: int, licences: tuple[str, ...], *, replace: bool, as_json: bool, **sources: Path) -> None:
     """Chest X-rays with human lung masks: COVID-19 Image Data Collection and V7's polygons.
 
     By default images under CC BY, CC BY-NC-SA, or 'listed as authorized for everyone' are taken.
@@ -74,6 +76,7 @@ def covid_cxr(out: Path, side: int, licences: tuple[str, ...], *, as_json: bool,
         side=side,
         licences=licences or LICENCES,
         progress=lambda files: _tracked(files, "importing"),
+        replace=replace,
     )
     _print_import(report, out, as_json=as_json)
 
@@ -83,11 +86,12 @@ def covid_cxr(out: Path, side: int, licences: tuple[str, ...], *, as_json: bool,
 @click.option("--count", default=200, show_default=True, help="Number of images.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Same seed, same pixels.")
 @click.option("--side", default=256, show_default=True, help="Side of the square images, pixels.")
-def phantoms(out: Path, count: int, seed: int, side: int) -> None:
+@click.option("--replace", is_flag=True, help=REPLACE)
+def phantoms(out: Path, count: int, seed: int, side: int, *, replace: bool) -> None:
     """Draw synthetic chest X-rays with lung masks and metadata; for demonstrations, not for science."""
     from fed_node.data.phantom import write_phantoms
 
-    ids = write_phantoms(out, count, seed, side, progress=lambda series: _tracked(series, "drawing", count))
+    ids = write_phantoms(out, count, seed, side, progress=lambda series: _tracked(series, "drawing", count), replace=replace)
     click.echo(f"{len(ids)} phantoms in {out}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +41,7 @@ IN_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--state", type=click.Path(path_type=Path), metavar="FILE", help="teacher.json of a running teacher.")
 @click.option("--teacher-url", metavar="URL", help="A teacher elsewhere; needs --key-file.")
 @click.option("--key-file", type=IN_FILE, help="key_file.json of that teacher.")
+@click.option("--stored", is_flag=True, help="Learn from what 'fedmentor teacher batch' stored in the cache; ask nobody.")
 @click.option("--local-teacher", is_flag=True, help="Compute the teacher in this process, without a server.")
 @click.option("--cache", type=FOLDER, help="Folder of soft labels.  [default: ~/.cache/fedmentor/soft-labels]")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="CPU threads for training.")
@@ -55,14 +55,16 @@ def distil(data: Path, out: Path, cache: Path | None, threads: int, *, as_json: 
     use_threads(threads)
     from fed_node.data.dataset import open_dataset
     from fed_node.student import distil as distillation
-    from fedmentor.teacher.cache import CachedTeacher, FolderStore
+    from fedmentor.teacher.cache import CachedTeacher, FolderStore, default_cache
 
     where = {name: choices.pop(name) for name in ("state", "teacher_url", "key_file", "local_teacher")}
+    stored = choices.pop("stored")
     config = _config(choices)
     check_writable(out)
     dataset = open_dataset(data)
-    store = FolderStore(cache or default_cache())
-    with _teacher(**where) as teacher, progress_lines() as advance:
+    root = cache or default_cache()
+    store = FolderStore(root)
+    with _stored(root, where) if stored else _teacher(**where) as teacher, progress_lines() as advance:
         cached = CachedTeacher(teacher, store)
 
         def observe(now: DistilProgress) -> None:
@@ -73,12 +75,6 @@ def distil(data: Path, out: Path, cache: Path | None, threads: int, *, as_json: 
         result = distillation.distil(config, cached, dataset, observe)
     distillation.save_distilled(out, result)
     click.echo(result.record.model_dump_json(indent=2) if as_json else _summary(result, cached, out))
-
-
-def default_cache() -> Path:
-    """The folder that the XDG base directory specification gives to caches."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fedmentor" / "soft-labels"
 
 
 def _config(choices: dict[str, Any]) -> DistilConfig:
@@ -98,6 +94,16 @@ def _config(choices: dict[str, Any]) -> DistilConfig:
     except ValidationError as error:
         fault = first_fault(error)
         raise ConfigError(f"{fault.option}: {fault.message}") from error
+
+
+@contextmanager
+def _stored(cache: Path, where: dict[str, Any]) -> Iterator[Teacher]:
+    """The teacher whose answers lie in the cache."""
+    if any(where.values()):
+        raise click.UsageError("--stored asks nobody: it excludes --state, --teacher-url, --key-file and --local-teacher")
+    from fedmentor.teacher.cache import stored_teacher
+
+    yield stored_teacher(cache)
 
 
 @contextmanager

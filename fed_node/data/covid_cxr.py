@@ -71,6 +71,7 @@ def import_covid_cxr(
     side: int = SIDE,
     licences: Sequence[str] = LICENCES,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    replace: bool = False,
 ) -> ImportReport:
     """Build a dataset folder; an earlier one at ``out`` is replaced when the new one is complete.
 
@@ -80,6 +81,7 @@ def import_covid_cxr(
         side: side of the square images, pixels.
         licences: whose images are taken.
         progress: wraps the sequence of annotation files that are worked through, for a progress bar.
+        replace: also replace a dataset folder that this program did not make.
 
     Raises:
         MissingMetadata: the collection's table is absent or lacks a column.
@@ -93,7 +95,7 @@ def import_covid_cxr(
     if not files:
         raise EmptyDataset(f"{sources.annotations} holds no .json files", cure="give V7's folder of Darwin annotation files")
     skipped: list[Skipped] = []
-    with building(out, COLUMNS) as builder:
+    with building(out, COLUMNS, replace=replace) as builder:
         for file in progress(files):
             try:
                 _import_one(file, sources.images, _Rules(rows, side, tuple(licences)), builder)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from fed_node.data.limits import MIN_SIDE, check_bytes, unreadable

@@ -20,7 +20,7 @@ def write_subset(dataset: Dataset, ids: Collection[str], folder: Path, held_out:
     Args:
         dataset: where the images come from.
         ids: which images.
-        folder: where to; an earlier dataset there is replaced at once.
+        folder: where to; an earlier dataset that this program made there is replaced at once.
         held_out: those of ``ids`` that get ``split = held_out``; the others get ``train``.
 
     Raises:

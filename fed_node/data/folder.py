@@ -18,6 +18,9 @@ from fed_node.data.reading import GreyImage, Mask
 from fed_node.data.table import METADATA_FILE, check_id, write_table
 from fedmentor.errors import ConfigError
 
+MARK_FILE = ".fedmentor"
+"""Lies in every dataset folder that this program made."""
+
 
 class FolderBuilder:
     """Collects images, masks and rows of a dataset folder that is being built."""
@@ -52,19 +55,25 @@ class FolderBuilder:
         Image.fromarray(mask.astype("uint8") * 255).save(self.folder / MASKS_FOLDER / f"{image_id}.png")
 
     def finish(self) -> None:
-        """Write metadata.csv, sorted by id."""
+        """Write metadata.csv, sorted by id, and the mark that this program made the folder."""
         write_table(self.folder / METADATA_FILE, self._columns, [self._rows[key] for key in sorted(self._rows)])
+        (self.folder / MARK_FILE).write_text("Made by fedmentor, which may replace this folder when it is made again.\n")
 
 
 @contextmanager
-def building(folder: Path, columns: Sequence[str]) -> Iterator[FolderBuilder]:
+def building(folder: Path, columns: Sequence[str], *, replace: bool = False) -> Iterator[FolderBuilder]:
     """Build a dataset folder; on leaving without an error it takes the place of ``folder``, an earlier dataset included.
 
+    Args:
+        folder: where to.
+        columns: of metadata.csv.
+        replace: also replace a dataset folder that this program did not make.
+
     Raises:
-        ConfigError: ``folder`` exists and is neither empty nor a dataset folder; nothing is touched.
+        ConfigError: see check_replaceable; nothing is touched.
     """
     place = folder.resolve()
-    check_replaceable(place)
+    check_replaceable(place, replace=replace)
     place.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
@@ -83,16 +92,25 @@ def building(folder: Path, columns: Sequence[str]) -> Iterator[FolderBuilder]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuse to replace what is not a dataset folder.
+def check_replaceable(folder: Path, *, replace: bool = False) -> None:
+    """Refuse to replace what this program did not make.
+
+    Args:
+        folder: that would be replaced.
+        replace: a dataset folder that somebody else made may go, too.
 
     Raises:
-        ConfigError: a file, a folder with other things in it, or one that cannot be moved away.
+        ConfigError: a file, a folder with other things in it, one that cannot be moved away, or somebody else's dataset.
     """
     if not folder.exists():
         return
     if folder.is_mount() or folder.samefile(Path.cwd()):
         raise ConfigError(f"{folder} is a mounted disk or the working folder", cure="choose a folder inside it as --out")
-    known = {IMAGES_FOLDER, MASKS_FOLDER, METADATA_FILE}
-    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - known:
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {""}
+    if found - {IMAGES_FOLDER, MASKS_FOLDER, METADATA_FILE, MARK_FILE}:
         raise ConfigError(f"{folder} exists and is not a dataset folder", cure="choose another --out; nothing was touched")
+    if found and MARK_FILE not in found and not replace:
+        raise ConfigError(
+            f"{folder} holds a dataset that this program did not make",
+            cure="choose another --out, or let 'fedmentor data' have it with --replace; nothing was touched",
+        )

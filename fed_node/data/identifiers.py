@@ -60,7 +60,7 @@ class Pseudonyms:
         Args:
             patient: from ``patient()``.
         """
-        return int(self._name("s", patient)[1:], 16) / 16**_SIZE
+        return int(self._name("s", patient)[1:], 16) / float(16**_SIZE)
 
     def _name(self, kind: str, text: str) -> str:
         return kind + hmac.digest(self.key, f"fedmentor/{kind}/{text}".encode(), "sha256").hex()[:_SIZE]

@@ -48,7 +48,7 @@ def read_plane(path: Path) -> npt.NDArray[np.float64]:
         _check_offset(path)
         image = nibabel.load(path)
         plane = _plane(path, tuple(int(extent) for extent in image.shape))
-        return np.asarray(image.dataobj, np.float64).reshape(plane).T
+        return np.asarray(np.asarray(image.dataobj, np.float64).reshape(plane).T, np.float64)
     except UnreadableImage:
         raise
     except Exception as error:  # nibabel raises its own classes, OSError, zlib.error, ValueError and more

@@ -105,7 +105,13 @@ def draw_phantoms(count: int, seed: int, side: int = SIDE) -> Iterator[Phantom]:
 
 
 def write_phantoms(
-    folder: Path, count: int, seed: int, side: int = SIDE, *, progress: Callable[[Iterable[Phantom]], Iterable[Phantom]] = iter
+    folder: Path,
+    count: int,
+    seed: int,
+    side: int = SIDE,
+    *,
+    progress: Callable[[Iterable[Phantom]], Iterable[Phantom]] = iter,
+    replace: bool = False,
 ) -> tuple[str, ...]:
     """Write a dataset folder of phantoms; an earlier dataset there is replaced when the new one is complete.
 
@@ -115,6 +121,7 @@ def write_phantoms(
         seed: same seed, same pixels.
         side: side of the square images, pixels.
         progress: wraps the series of phantoms while they are drawn, for a progress bar.
+        replace: also replace a dataset folder that this program did not make.
 
     Returns:
         The ids, in the order of drawing.
@@ -124,7 +131,7 @@ def write_phantoms(
     """
     images = draw_phantoms(count, seed, side)
     ids = []
-    with building(folder, COLUMNS) as builder:
+    with building(folder, COLUMNS, replace=replace) as builder:
         for number, image in enumerate(progress(images)):
             ids.append(f"ph{seed}-{number:05d}")
             builder.add({"id": ids[-1], **image.metadata}, image.image, image.mask)

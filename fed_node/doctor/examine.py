@@ -19,7 +19,7 @@ from fed_node.doctor import machine, memory, network, site_data
 from fed_node.doctor.finding import Finding, fault_of, good
 from fed_node.doctor.identity import identity_findings, lifetime_of
 from fed_node.doctor.memory import OutboxFacts
-from fed_node.doctor.probe import Journey, go
+from fed_node.doctor.probe import Journey, fault_on_the_way, go
 from fed_node.ledger.sqlite import KEY_BYTES, KEY_FILE
 from fedmentor.audit.keys import has_roster
 from fedmentor.errors import DataError, FedMentorError
@@ -117,7 +117,10 @@ def network_findings(config: NodeConfig, now: datetime, outbox: OutboxFacts | No
     if way.answer is not None and not way.answer.refusal:
         past.append(("the coordinator's certificate", way.answer.life.begin))
     route = network.way(way, config.coordinator, config.proxy)
-    return [*route, *network.tls(way, server, now), network.clock(now, past, way.date)]
+    findings = [*route, *network.tls(way, server, now), network.clock(now, past, way.date)]
+    if config.registrar is not None:
+        findings.append(network.registrar(config.registrar, fault_on_the_way(config.registrar, config.proxy)))
+    return findings
 
 
 def _dataset_findings(folder: Path, scope: Scope) -> list[Finding]:

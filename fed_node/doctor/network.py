@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fed_node.doctor.finding import Finding, fault, good, note
+from fed_node.doctor.finding import Finding, fault, good, note, warning
 from fed_node.doctor.identity import Lifetime, dates
 from fedmentor.errors import EXIT_PEER, EXIT_POLICY
 from fedmentor.identity.authority import CLOCK_LEEWAY
@@ -121,6 +121,14 @@ def tls(found: Way, expected: str, now: datetime) -> list[Finding]:
     else:
         findings.append(good("tls", "the coordinator takes this site's certificate"))
     return findings
+
+
+def registrar(address: str, problem: str) -> Finding:
+    """Whether the registrar, who renews certificates, can be reached; a run goes on without it for a while."""
+    if problem:
+        cure = "check host, port, firewall and proxy; until then bring certificates by hand (docs/identity.md, Renew)"
+        return warning("registrar", f"{address} cannot be reached: {problem}", cure)
+    return good("registrar", f"{address} accepts connections")
 
 
 def clock(now: datetime, past: Sequence[tuple[str, datetime]], witness: datetime | None) -> Finding:

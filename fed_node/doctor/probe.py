@@ -68,6 +68,16 @@ def go(journey: Journey) -> Way:
         return replace(way, problem=(failed.stage, failed.said))
 
 
+def fault_on_the_way(address: str, proxy: str | None) -> str:
+    """Why no connection to ``host:port`` comes about; empty where one does."""
+    try:
+        connection, _ = _dial(Journey(address, proxy, Path(), SiteId(""), ""))
+    except _StageFailed as failed:
+        return failed.said
+    connection.close()
+    return ""
+
+
 def _resolve(target: str) -> tuple[str, ...]:
     host, _, port = target.rpartition(":")
     try:

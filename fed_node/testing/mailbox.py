@@ -7,7 +7,8 @@ from typing import Protocol
 from fed_node.mailbox import Arrived
 from fedmentor.clock import Clock
 from fedmentor.errors import FedMentorError
-from fedmentor.federation import Directive, DirectiveStream
+from fedmentor.federation import Directive
+from fedmentor.link import DirectiveStream
 
 
 class PolledStream(DirectiveStream, Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,7 @@ def main() -> NoReturn:
     for number in ending_signals():  # from here on nothing has to be stopped in order
         signal.signal(number, signal.SIG_DFL)
     _let_go_of_output()
+    gc.freeze()  # or the interpreter looks through all of torch once more on its way out, for seconds on a busy machine
     sys.exit(code)
 
 

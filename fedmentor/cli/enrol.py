@@ -207,6 +207,9 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _show_installed(place: Place, installed: Installed, *, as_json: bool) -> None:
+    if installed.expires is None:
+        click.echo(f"{place.certificates}: roster version {installed.roster_version}")
+        return
     if as_json:
         fields = {"expires_utc": installed.expires.isoformat(), "roster_version": installed.roster_version}
         click.echo(json.dumps({"event": "installed", "folder": str(place.folder), **fields}))

@@ -24,7 +24,7 @@ from fedmentor.identity.keys import spki
 from fedmentor.identity.names import peer_of
 from fedmentor.identity.registrar import Admitted, Registrar
 from fedmentor.identity.registrar_rules import Vouching
-from fedmentor.identity.request import MAX_REQUEST_BYTES, read_request
+from fedmentor.identity.request import MAX_REQUEST_BYTES, EnrolmentRequest, read_request
 from fedmentor.wire.channel import SERVER_OPTIONS, Credentials, server_configuration, server_credentials
 from fedmentor.wire.status import status_of, trailing_metadata
 from fedmentor.wire.v1 import registrar_pb2 as pb
@@ -99,7 +99,7 @@ class DoorServicer(RegistrarServicer):
     def Enrol(self, request: pb.EnrolRequest, context: grpc.ServicerContext) -> pb.RegistrarReply:  # noqa: N802 - the proto's name
         """See registrar.proto."""
         with self._answering("Enrol", context):
-            _check_form(request.request)
+            _checked(request.request)
             admitted = self._registrar.admit(request.request, Vouching())
             self._observe(Enrolled(admitted.peer.uri))
         return pb.RegistrarReply(reply=admitted.reply)
@@ -110,6 +110,12 @@ class DoorServicer(RegistrarServicer):
             admitted = self._renew(context)
             self._observe(Renewed(admitted.peer.uri))
         return pb.RegistrarReply(reply=admitted.reply)
+
+    def Documents(self, request: pb.DocumentsRequest, context: grpc.ServicerContext) -> pb.RegistrarReply:  # noqa: N802 - the proto's name
+        """See registrar.proto."""
+        with self._answering("Documents", context):
+            found = self._registrar.documents(_checked(request.request), request.have)
+        return pb.RegistrarReply(reply=found or b"")
 
     def _renew(self, context: grpc.ServicerContext) -> Admitted:
         """Renew for whoever the certificate of this connection names, and only for its key.
@@ -202,7 +208,7 @@ def open_door(registrar: Registrar, listen: Addresses, clock: Clock, observe: Ob
         server.stop(grace=2).wait()
 
 
-def _check_form(request: bytes) -> None:
+def _checked(request: bytes) -> EnrolmentRequest:
     """Tell a request that is none from what is wrong with the registrar.
 
     Raises:
@@ -210,7 +216,7 @@ def _check_form(request: bytes) -> None:
         IdentityRefused: see read_request.
     """
     try:
-        read_request(request)
+        return read_request(request)
     except ConfigError as error:
         raise DataError(error.message, cure=error.cure) from error
 

@@ -22,10 +22,21 @@ CALL_SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class Trust:
-    """By what a registrar is known: its federation, and the PEM of that federation's authorities."""
+    """By what a registrar is known: its federation, and the PEM of that federation's authorities.
+
+    ``own`` is the caller's certificate, for the door that wants one.
+    """
 
     federation: str
     authorities: bytes
+    own: Credentials | None = None
+
+    def channel(self, address: str, proxy: str | None) -> grpc.Channel:
+        """A channel to the registrar at ``address``, and to nobody else there."""
+        server = registrar_host(self.federation)
+        if self.own is not None:
+            return client_channel(address, self.own, server, proxy)
+        return secure_channel(address, grpc.ssl_channel_credentials(self.authorities), server, proxy)
 
 
 def enrol_online(invite: Invite, request: bytes, proxy: str | None = None) -> bytes:
@@ -57,9 +68,20 @@ def request_online(address: str, trust: Trust, request: bytes, proxy: str | None
         PeerUnreachable: the registrar does not answer, or is not that of this authority.
         FedMentorError: it refused.
     """
-    tls = grpc.ssl_channel_credentials(trust.authorities)
-    with secure_channel(address, tls, registrar_host(trust.federation), proxy) as channel:
+    with trust.channel(address, proxy) as channel:
         return _reply(address, lambda: RegistrarStub(channel).Enrol(pb.EnrolRequest(request=request), timeout=CALL_SECONDS))
+
+
+def documents_online(address: str, trust: Trust, request: bytes, have: str, proxy: str | None = None) -> bytes:
+    """Ask for newer documents than the ones that hash to ``have``; empty where there are none.
+
+    Raises:
+        PeerUnreachable: the registrar does not answer, or is not that of this authority.
+        FedMentorError: it refused.
+    """
+    message = pb.DocumentsRequest(request=request, have=have)
+    with trust.channel(address, proxy) as channel:
+        return _reply(address, lambda: RegistrarStub(channel).Documents(message, timeout=CALL_SECONDS))
 
 
 def renew_online(address: str, credentials: Credentials, proxy: str | None = None) -> bytes:

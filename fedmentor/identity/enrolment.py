@@ -21,7 +21,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmentor.errors import ConfigError, IdentityRefused
-from fedmentor.identity.credentials import peer_of_certificate
+from fedmentor.identity.credentials import issued_by, load_certificate, peer_of_certificate
 from fedmentor.identity.files import read_bounded
 from fedmentor.identity.invite import Invite
 from fedmentor.identity.keys import key_pem, new_tls_key, read_signing_key, read_tls_key
@@ -46,6 +46,10 @@ PENDING_FOLDER: Final = "pending"
 REQUEST_FILE: Final = "request.pem"
 
 _ASK: Final = "get the current files from the registrar"
+
+
+class CertificateOutlived(ConfigError):
+    """Newer documents name only authorities that do not know the certificate in use."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +155,14 @@ def install(place: Place, reply: bytes, now: datetime, fingerprint: str = "") ->
 
     Raises:
         ConfigError: no keys are here; the reply is none, or is older than what is installed.
+        CertificateOutlived: it brings documents alone, and with them the certificate in use would be worth nothing.
         IdentityRefused: the reply is not this federation's, or not this member's.
         OSError: the folder cannot be written; run it again.
     """
     folder, keys, checked = _fitting(place, reply, now, _trusted(place, fingerprint))
     _check_not_older(place.certificates, checked)
+    if checked.certificate is None:
+        _check_goes_with(place, checked)
     _write_shared(place.certificates, checked)
     if checked.certificate is None:
         return Installed(None, checked.roster_version)
@@ -227,11 +234,33 @@ def _trusted(place: Place, fingerprint: str) -> frozenset[str]:
 
 
 def _check_not_older(certificates: Path, reply: CheckedReply) -> None:
+    """Refuse documents behind those that are installed; versions of another authority, as after a new foundation, do not compare.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if not (certificates / CA_FILE).exists():
+        return
+    installed = authorities_of(read_bounded(certificates / CA_FILE, MAX_CA_BYTES, _ASK), str(certificates / CA_FILE))
+    if set(installed).isdisjoint(authorities_of(reply.authorities, "the reply's bundle")):
+        return
     versions = [(reply.roster_version, _installed_roster(certificates)), (reply.revoked_version, _installed_revoked(certificates))]
     if any(new < old for new, old in versions):
         raise ConfigError(
             "the reply is older than the roster or deny-list that is installed", cure="ask the registrar for a new reply"
         )
+
+
+def _check_goes_with(place: Place, reply: CheckedReply) -> None:
+    """Refuse documents whose authorities do not know the certificate in use: it could not be used any more.
+
+    Raises:
+        CertificateOutlived: they do not.
+    """
+    file = place.folder / CERTIFICATE_FILE
+    certificate = load_certificate(read_bounded(file, MAX_CA_BYTES, _ASK), str(file))
+    if not any(issued_by(certificate, authority) for authority in authorities_of(reply.authorities, "the reply's bundle")):
+        raise CertificateOutlived(f"{file} is not of an authority that is still in force", cure="renew it first")
 
 
 def _installed_roster(certificates: Path) -> int:

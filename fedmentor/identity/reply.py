@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedmentor.errors import ConfigError, IdentityRefused
 from fedmentor.identity.credentials import check_validity, issued_by, load_certificate, peer_of_certificate
 from fedmentor.identity.keys import raw_public, spki
-from fedmentor.identity.names import Peer
 from fedmentor.identity.layout import CA_FILE
+from fedmentor.identity.names import Peer
 from fedmentor.identity.revocation import MAX_REVOKED_BYTES, REVOKED_FILES, RevocationList, revocations_from_bytes
 from fedmentor.identity.roster import MAX_ROSTER_BYTES, ROSTER_FILES, FederationRoster, roster_from_bytes
 from fedmentor.identity.signed import MAX_AUTHORITIES, MAX_SIGNATURE_BYTES, SignedDocument, authorities_of, check_signature

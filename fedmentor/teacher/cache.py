@@ -6,6 +6,9 @@ them and it is another answer, so nothing in a cache is ever stale and nothing n
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import threading
 import weakref
 from dataclasses import replace
@@ -16,8 +19,21 @@ from fedmentor.disk import disk_failed
 from fedmentor.errors import BrokenStore, ConfigError, DigestMismatch, TeacherUnreachable
 from fedmentor.ids import Digest
 from fedmentor.models import write_atomically
-from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, Teacher, TeacherCard, image_digest, soft_label_key
+from fedmentor.teacher.contract import (
+    Pixels,
+    Prompt,
+    SoftLabels,
+    Teacher,
+    TeacherCard,
+    card_from_json,
+    check_prompt,
+    image_digest,
+    soft_label_key,
+)
+from fedmentor.teacher.images import check_pixels
 from fedmentor.teacher.payload import decode_answer, encode_answer
+
+_CARDS = "teachers"
 
 
 class SoftLabelStore(Protocol):
@@ -100,14 +116,99 @@ class FolderStore:
 
     def put(self, key: Digest, soft: SoftLabels) -> None:
         """See SoftLabelStore."""
-        path = self.path(key)
+        self._write(self.path(key), encode_answer(replace(soft, timings_ms={})))
+
+    def put_card(self, card: TeacherCard) -> None:
+        """Note whose answers are kept, for StoredTeacher. Raises like put."""
+        name = hashlib.sha256(f"{card.digest} {card.preprocessing}".encode()).hexdigest()
+        self._write(self._root / _CARDS / f"{name}.json", json.dumps(card.to_json(), indent=1).encode())
+
+    def cards(self) -> list[TeacherCard]:
+        """Whose answers are kept, by name.
+
+        Raises:
+            BrokenStore, ConfigError: see SoftLabelStore.
+        """
+        try:
+            texts = [path.read_bytes() for path in sorted((self._root / _CARDS).glob("*.json"))]
+        except OSError as error:
+            raise _broken(self._root, "read", error) from error
+        cards = []
+        for text in texts:
+            try:
+                cards.append(card_from_json(json.loads(text)))
+            except (ValueError, TypeError, KeyError):
+                self.corrupt += 1
+        return cards
+
+    def _write(self, path: Path, data: bytes) -> None:
         try:
             # mode= of mkdir holds for the last folder only, so the root is made on its own.
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.parent.mkdir(exist_ok=True, mode=0o700)
-            write_atomically(path, encode_answer(replace(soft, timings_ms={})), mode=0o600)
+            write_atomically(path, data, mode=0o600)
         except OSError as error:
             raise _broken(self._root, "written", error) from error
+
+
+class StoredTeacher:
+    """Implements fedmentor.teacher.contract.Teacher from a store alone: what was answered before, and nothing else. Nobody runs.
+
+    Args:
+        card: whose answers.
+        store: where they are.
+    """
+
+    def __init__(self, card: TeacherCard, store: SoftLabelStore) -> None:
+        self._card = card
+        self._store = store
+
+    def card(self) -> TeacherCard:
+        """See Teacher."""
+        return self._card
+
+    def soften(self, pixels: Pixels, prompt: Prompt) -> SoftLabels:
+        """See Teacher.
+
+        Raises:
+            TeacherUnreachable: the answer is not in the store.
+        """
+        check_pixels(pixels)
+        check_prompt(prompt, (pixels.shape[0], pixels.shape[1]))
+        known = self._store.get(soft_label_key(image_digest(pixels), prompt, self._card))
+        if known is None:
+            raise TeacherUnreachable(
+                f"the store holds no answer of {self._card.architecture} to this prompt on image {image_digest(pixels)[:16]}",
+                cure="run 'fedmentor teacher batch' on the same images with the same prompt",
+            )
+        return known
+
+
+def stored_teacher(root: Path, architecture: str | None = None) -> StoredTeacher:
+    """The teacher whose answers a folder holds.
+
+    Args:
+        root: of a FolderStore.
+        architecture: which of several.
+
+    Raises:
+        TeacherUnreachable: none, or more than one that fits.
+    """
+    store = FolderStore(root)
+    cards = [card for card in store.cards() if architecture in (None, card.architecture)]
+    if len(cards) != 1:
+        found = ", ".join(f"{card.architecture} {card.digest[:12]}" for card in cards) or "none"
+        raise TeacherUnreachable(
+            f"{root} must hold the answers of one teacher, and holds {found}",
+            cure="run 'fedmentor teacher batch' into a folder of its own",
+        )
+    return StoredTeacher(cards[0], store)
+
+
+def default_cache() -> Path:
+    """The folder that the XDG base directory specification gives to caches."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fedmentor" / "soft-labels"
 
 
 class CachedTeacher:

@@ -18,6 +18,8 @@ from fedmentor.teacher.contract import MAX_PIXELS, Pixels
 MIN_SIDE = 8
 """Shortest side, pixels: half a patch of the vision transformers behind the teachers. Anything smaller is no picture."""
 
+_ROWS = 256
+
 
 @dataclass(frozen=True)
 class View:
@@ -67,8 +69,11 @@ def eight_bits(values: npt.NDArray[Any], window: tuple[float, float] | None) -> 
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise UnreadableImage("the image holds values that are not finite numbers", cure="replace NaN and infinity before sending")
     low, high = window or (float(values.min()), float(values.max()))
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    # In single precision, which holds 16-bit values exactly: a large radiograph need not become eight bytes a pixel.
-    unit = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-    return np.asarray(np.rint(np.clip(unit, 0, 255)), np.uint8)
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        # In double precision, as a site reads the same file, so that both know an image by one digest; a few rows at a time, so
+        # that a large radiograph does not become eight bytes a pixel.
+        for top in range(0, len(values), _ROWS):
+            rows = slice(top, top + _ROWS)
+            grey[rows] = np.rint(np.clip((values[rows].astype(np.float64) - low) * (255 / (high - low)), 0, 255))
+    return grey

@@ -74,6 +74,8 @@ def error_from_call(error: Exception) -> FedMentorError:
         )
     if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return errors.IdentityRefused(f"the coordinator refused this site: {text}", cure="check this site's certificate")
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.PolicyRefusal("the coordinator does not know this call", cure="have the coordinator updated")
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # gRPC's own words: a message over the cap will never fit; too many calls at once is a matter of time.
         if "larger than max" in text:

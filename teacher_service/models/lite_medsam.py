@@ -25,7 +25,7 @@ from torch.nn import functional
 from fedmentor.errors import DigestMismatch
 from fedmentor.ids import Digest
 from teacher_service.models.loading import load_strictly
-from teacher_service.models.network import Network, SamModules, channels_last, network_of
+from teacher_service.models.network import Network, SamModules, channels_last, fold_decoder, network_of
 
 ARCHITECTURE = "lite-medsam"
 INPUT_SIZE = 256
@@ -67,7 +67,7 @@ def build(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Network:
     network = build_as_published(tensors, device)
     fuse(network.modules.image_encoder)
     channels_last(network.modules.image_encoder)
-    return network
+    return fold_decoder(network)
 
 
 def build_as_published(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,10 +12,10 @@ from fedmentor.errors import ConfigError, WrongArchitecture
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import TeacherCard
 from teacher_service.hints import LOGITS, PROBABILITY
-from teacher_service.models import lite_medsam, sam_med2d
+from teacher_service.models import lite_medsam, sam, sam_med2d
 from teacher_service.models.loading import check_shapes, shapes_of
 from teacher_service.models.network import Network, SamModules
-from teacher_service.preprocess import LONGEST256, STRETCH256, Preprocessing
+from teacher_service.preprocess import LONGEST256, SAM1024, STRETCH256, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,23 @@ _KNOWN = (
     ),
 )
 
-ARCHITECTURES: Mapping[str, Architecture] = {architecture.id: architecture for architecture in _KNOWN}
+_SAM = tuple(
+    Architecture(
+        id=size.id,
+        input_size=sam.INPUT_SIZE,
+        mask_size=sam.MASK_SIZE,
+        preprocessing=SAM1024,
+        prompts=("box", "point", "mask"),
+        licence="Apache-2.0",
+        weights_page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+        hint_form=LOGITS,
+        skeleton=partial(sam.skeleton, size),
+        build=partial(sam.build, size),
+    )
+    for size in (sam.VIT_B, sam.VIT_L, sam.VIT_H)
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {architecture.id: architecture for architecture in (*_KNOWN, *_SAM)}
 
 
 def architecture(name: str) -> Architecture:
@@ -107,7 +124,7 @@ def recognise(tensors: Mapping[str, torch.Tensor]) -> Architecture:
         WrongArchitecture: none; the message compares with the architecture that shares most names.
     """
     found = shapes_of(tensors)
-    expected = {known: shapes_of(known.skeleton().state_dict()) for known in _KNOWN}
+    expected = {known: shapes_of(known.skeleton().state_dict()) for known in ARCHITECTURES.values()}
     for known, shapes in expected.items():
         if shapes == found:
             return known

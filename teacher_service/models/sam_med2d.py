@@ -7,29 +7,26 @@ are those of the official ``sam-med2d_b.pth``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import nn
 
 from teacher_service.models.loading import load_strictly
-from teacher_service.models.network import Network, SamModules, network_of
+from teacher_service.models.network import Network, SamModules, fold_decoder, network_of
+from teacher_service.models.sam_parts import PATCH, PROMPT_WIDTH, block_norm, mask_decoder, prompt_encoder
 
 ARCHITECTURE = "sam-med2d"
 INPUT_SIZE = 256
 MASK_SIZE = 64
 
-_PATCH = 16
-_GRID = INPUT_SIZE // _PATCH
+_GRID = INPUT_SIZE // PATCH
 _WIDTH = 768
 _DEPTH = 12
 _HEADS = 12
 _WINDOW = 14
 _GLOBAL_BLOCKS = (2, 5, 8, 11)
-_PROMPT_WIDTH = 256
-_block_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Adapter(nn.Module):
@@ -67,7 +64,7 @@ class AdaptedBlock(Block):  # type: ignore[misc]  # segment_anything ships no ty
         super().__init__(
             dim=_WIDTH,
             num_heads=_HEADS,
-            norm_layer=_block_norm,
+            norm_layer=block_norm,
             use_rel_pos=True,
             window_size=window_size,
             input_size=(_GRID, _GRID),
@@ -95,16 +92,16 @@ def skeleton() -> SamModules:
     with torch.device("meta"):
         encoder = ImageEncoderViT(
             img_size=INPUT_SIZE,
-            patch_size=_PATCH,
+            patch_size=PATCH,
             embed_dim=_WIDTH,
             depth=0,
             num_heads=_HEADS,
-            out_chans=_PROMPT_WIDTH,
-            norm_layer=_block_norm,
+            out_chans=PROMPT_WIDTH,
+            norm_layer=block_norm,
             use_rel_pos=True,
         )
         encoder.blocks.extend(AdaptedBlock(0 if i in _GLOBAL_BLOCKS else _WINDOW) for i in range(_DEPTH))
-        return SamModules(encoder, _prompt_encoder(), _mask_decoder())
+        return SamModules(encoder, prompt_encoder(INPUT_SIZE), mask_decoder())
 
 
 def build(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Network:
@@ -115,25 +112,4 @@ def build(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Network:
     """
     modules = skeleton()
     load_strictly(modules, tensors, ARCHITECTURE)
-    return network_of(modules, multimask=True, device=device)
-
-
-def _prompt_encoder() -> nn.Module:
-    encoder: nn.Module = PromptEncoder(
-        embed_dim=_PROMPT_WIDTH,
-        image_embedding_size=(_GRID, _GRID),
-        input_image_size=(INPUT_SIZE, INPUT_SIZE),
-        mask_in_chans=16,
-    )
-    return encoder
-
-
-def _mask_decoder() -> nn.Module:
-    decoder: nn.Module = MaskDecoder(
-        num_multimask_outputs=3,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=_PROMPT_WIDTH, mlp_dim=2048, num_heads=8),
-        transformer_dim=_PROMPT_WIDTH,
-        iou_head_depth=3,
-        iou_head_hidden_dim=256,
-    )
-    return decoder
+    return fold_decoder(network_of(modules, multimask=True, device=device))

@@ -27,7 +27,10 @@ PHANTOMS, EPOCHS, ROUNDS, SEED = 64, 4, 6, 3
 THREADS = 1
 """Of teacher and distillation; on both sides of the comparison, because sums of floats depend on it."""
 
-PATIENCE_S = 900.0
+TAG = "test"
+"""Of the images: they are built once, whatever happens to the sources in between."""
+
+PATIENCE_S = 1500.0
 
 TRY_DOORS = """
 import json, socket
@@ -92,6 +95,7 @@ class Containers:
         return {
             **os.environ,
             "FEDMENTOR_PROJECT": self.project,
+            "FEDMENTOR_TAG": TAG,
             "FEDMENTOR_RESULTS": str(self.results),
             "FEDMENTOR_TEACHER_PORT": str(self.teacher_port),
             "FEDMENTOR_METRICS_PORT": str(self.metrics_port),

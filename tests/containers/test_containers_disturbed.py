@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from containers_engine import PATIENCE_S, ROUNDS, SITES, Containers, engine_or_skip, free_ports, ran, until
+from containers_engine import PATIENCE_S, ROUNDS, SITES, TAG, Containers, free_ports, ran, until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
@@ -27,13 +27,14 @@ class Endured:
     up_again: object
     report: dict
     stopped: dict[str, tuple[int, float]]
+    restored: dict
     left: list[str]
 
 
 @pytest.fixture(scope="module")
-def endured(tmp_path_factory: pytest.TempPathFactory) -> Endured:
+def endured(images: str, tmp_path_factory: pytest.TempPathFactory) -> Endured:
     """In plain mode, where a site that was killed takes part in the same round again: the result must be the undisturbed one."""
-    engine_or_skip()
+    assert images
     results = tmp_path_factory.mktemp("disturbed")
     containers = Containers("fedmentor-test-b", results, *free_ports(), "plain")
     containers.do("down")
@@ -44,10 +45,11 @@ def endured(tmp_path_factory: pytest.TempPathFactory) -> Endured:
         again = containers.do("up")
         restarts = {service: containers.inspect(service)["RestartCount"] for service in ("site-1", "coordinator")}
         stopped = {service: _stop(containers, service) for service in ("coordinator", "teacher")}
+        restored = _restored(containers)
     finally:
         containers.do("down")
     report = json.loads((results / "report.json").read_bytes())
-    return Endured(up.returncode, said, open_rounds, restarts, again, report, stopped, containers.leftovers())
+    return Endured(up.returncode, said, open_rounds, restarts, again, report, stopped, restored, containers.leftovers())
 
 
 def _disturb(containers: Containers, up: subprocess.Popen) -> dict[str, int]:
@@ -93,6 +95,29 @@ def _stop(containers: Containers, service: str) -> tuple[int, float]:
     started = time.monotonic()
     ran(["docker", "stop", "--time", "60", containers.container(service)])
     return containers.inspect(service)["State"]["ExitCode"], time.monotonic() - started
+
+
+def _restored(containers: Containers) -> dict:
+    """What a coordinator says that was started on a backup, after its state was lost; the commands are those of docs/deploy.md."""
+    state = ["--rm", "-i", "--network", "none", "-v", f"{containers.project}_state-coordinator:/state", "--entrypoint"]
+    image = f"fedmentor/coordinator:{TAG}"
+    backup = subprocess.run(
+        ["docker", "run", *state, "tar", image, "-C", "/state", "-cf", "-", "."], capture_output=True, check=True
+    )
+    clear_and_unpack = "find /state -mindepth 1 -delete && tar -C /state -xpf -"
+    subprocess.run(["docker", "run", *state, "sh", image, "-c", clear_and_unpack], input=backup.stdout, check=True)
+    container = containers.container("coordinator")
+    assert ran(["docker", "start", container]).returncode == 0
+    until(lambda: containers.inspect("coordinator")["State"]["Health"]["Status"] == "healthy", "the coordinator is healthy", 180)
+    return json.loads(
+        ran(["docker", "exec", container, "fedmentor", "coordinator", "status", "--state", "/state", "--json"]).stdout
+    )
+
+
+def test_a_restored_backup_is_the_coordinator_that_was(endured: Endured):
+    assert endured.restored["outcome"] == "completed"
+    assert endured.restored["model"] == endured.report["model"]
+    assert endured.restored["rounds"] == endured.report["rounds"]
 
 
 def test_an_interrupted_watcher_leaves_the_federation_running(endured: Endured):

@@ -14,7 +14,6 @@ from containers_engine import (
     SERVICES,
     SITES,
     Containers,
-    engine_or_skip,
     free_ports,
     ran,
     until,
@@ -72,9 +71,9 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def seen(images: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Bring it up, look at everything, bring it up again, take it down."""
-    engine_or_skip()
+    assert images
     results = tmp_path_factory.mktemp("undisturbed")
     before = volumes()
     containers = Containers("fedmentor-test-a", results, *free_ports(), "auto")

@@ -10,7 +10,7 @@ from coordinator.store.sqlite import IN_MEMORY, SqliteJournal
 from coordinator.testing import toy_manifest
 from fedmentor.audit import EMPTY, Head, verify
 from fedmentor.errors import BrokenStore, DataError
-from fedmentor.federation import Outcome, Receipt, RoundRef
+from fedmentor.federation import Outcome, Receipt, RoundRef, StepAnswer, StepName
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 from fedmentor.testing.audit import ToyTrail
 from fedmentor.testing.clock import ManualClock
@@ -228,3 +228,41 @@ def test_a_failed_transaction_leaves_no_signature(begun):
         begun.run_tx("half", half)
     assert _read(begun, "checkpoints") == ()
     assert _read(begun, "countersignatures") == ()
+
+
+def _answer(step=StepName.ADVERTISE, message=b"signed", attempt=2):
+    return StepAnswer(RoundRef(RunId("toy-run"), Round(1), Attempt(attempt)), step, message)
+
+
+def test_a_secure_attempt_keeps_its_root_and_answers(begun):
+    assert begun.run_tx("read", lambda tx: tx.audit_root(Round(1), Attempt(2))) is None
+    begun.run_tx("open", lambda tx: tx.open_secure_attempt(Round(1), Attempt(2), DIGEST))
+    begun.run_tx("put", lambda tx: tx.put_answer(SiteId("b"), _answer()))
+    begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer(StepName.SHARE, bytes(3))))
+    begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer(message=b"")))
+    found = begun.run_tx("read", lambda tx: tx.answers(Round(1), Attempt(2)))
+    assert found == (("a", _answer(message=b"")), ("b", _answer()), ("a", _answer(StepName.SHARE, bytes(3))))
+    assert begun.run_tx("read", lambda tx: tx.audit_root(Round(1), Attempt(2))) == DIGEST
+    assert begun.run_tx("read", lambda tx: tx.answered(Round(1), Attempt(2), StepName.ADVERTISE)) == {"a", "b"}
+    assert begun.run_tx("read", lambda tx: tx.answered(Round(1), Attempt(2), StepName.REVEAL)) == frozenset()
+    assert begun.run_tx("read", lambda tx: tx.answered(Round(1), Attempt(1), StepName.ADVERTISE)) == frozenset()
+
+
+def test_a_site_says_one_thing_in_a_step(begun):
+    begun.run_tx("open", lambda tx: tx.open_secure_attempt(Round(1), Attempt(2), DIGEST))
+    begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer()))
+    with pytest.raises(BrokenStore):
+        begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer(message=b"other")))
+    with pytest.raises(BrokenStore):
+        begun.run_tx("open", lambda tx: tx.open_secure_attempt(Round(1), Attempt(2), DIGEST))
+    assert begun.run_tx("read", lambda tx: tx.answers(Round(1), Attempt(2))) == (("a", _answer()),)
+
+
+def test_the_next_attempt_forgets_what_was_said_in_the_last_one(begun):
+    begun.run_tx("open", lambda tx: tx.open_secure_attempt(Round(1), Attempt(2), DIGEST))
+    begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer()))
+    begun.run_tx("open", lambda tx: tx.open_secure_attempt(Round(1), Attempt(3), DIGEST))
+    assert begun.run_tx("read", lambda tx: tx.answers(Round(1), Attempt(2))) == ()
+    assert begun.run_tx("read", lambda tx: tx.audit_root(Round(1), Attempt(2))) == DIGEST, (
+        "roots stay: they belong to what was signed"
+    )

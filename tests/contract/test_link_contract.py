@@ -36,9 +36,7 @@ from fedmentor.errors import (
 )
 from fedmentor.federation import (
     CHUNK_BYTES,
-    CoordinatorLink,
     Directive,
-    DirectiveStream,
     Evaluate,
     Finished,
     Manifest,
@@ -47,6 +45,8 @@ from fedmentor.federation import (
     RoundRef,
     RunManifest,
     Scores,
+    StepAnswer,
+    StepName,
     Train,
     UpdateHeader,
     Wait,
@@ -54,6 +54,7 @@ from fedmentor.federation import (
 from fedmentor.identity.authority import CERTIFICATE_FILE, COORDINATOR_FOLDER, KEY_FILE, throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
+from fedmentor.link import CoordinatorLink, DirectiveStream
 from fedmentor.models import ModelRecord, digest_of, save_model
 from fedmentor.secagg.ring import quantise
 from fedmentor.tensors import flatten, sha256_hex, spec_of, vector_bytes
@@ -300,6 +301,24 @@ def test_scores_are_kept_once(coordinator: Coordinator):
     assert [(one.site, one.dice, one.hd95) for one in kept] == [(NORTH, 0.5, None)]
 
 
+def test_nobody_waits_for_a_site_that_sits_out(coordinator: Coordinator):
+    coordinator.open_round()
+    for site in SITES[1:]:
+        coordinator.link_of(site).send_update(*update(site))
+    for _ in range(2):  # a repeat is acknowledged
+        coordinator.link_of(SITES[0]).sit_out(START, "its training diverged")
+    coordinator.link_of(SITES[0]).sit_out(replace(START, round=Round(7)), "a round that is not in force changes nothing")
+    coordinator.settle()
+    assert "2 of 3 needed updates arrived, and no other is to come" in coordinator.engine.report().reason
+
+
+@pytest.mark.parametrize("step", [StepName.ADVERTISE, StepName.SHARE, StepName.CONSENT, StepName.REVEAL])
+def test_an_answer_to_a_run_that_does_not_aggregate_securely_is_refused(coordinator: Coordinator, step: StepName):
+    coordinator.open_round()
+    with pytest.raises(UpdateRejected, match="does not aggregate securely"):
+        coordinator.link_of(NORTH).answer_step(StepAnswer(START, step, b"signed"))
+
+
 def test_a_site_that_is_not_on_the_roster_is_refused_everywhere(coordinator: Coordinator):
     coordinator.open_round()
     link = coordinator.link_of(STRANGER)
@@ -307,6 +326,8 @@ def test_a_site_that_is_not_on_the_roster_is_refused_everywhere(coordinator: Coo
         lambda: next(link.follow()),
         lambda: link.fetch_model(MODEL),
         lambda: link.send_update(*update(NORTH)),
+        lambda: link.answer_step(StepAnswer(START, StepName.ADVERTISE, b"signed")),
+        lambda: link.sit_out(START, "nobody asked"),
         lambda: link.report_scores(scores()),
         lambda: next(link.fetch_audit(0)),
         lambda: link.countersign(SIGNERS.seal().checkpoint, bytes(64)),

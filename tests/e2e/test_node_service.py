@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 from federation_processes import SITES, federation, prepare, says, wait_for
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from coordinator.manifests import make_manifest
+from fed_node.data.dataset import open_dataset
+from fed_node.data.folder import MARK_FILE
+from fed_node.data.table import METADATA_FILE
 
 pytestmark = pytest.mark.e2e
 
@@ -27,8 +33,33 @@ def heard(line: socket.socket) -> list[str]:
             return said
 
 
+def to_pacs_export(folder: Path) -> None:
+    """The same images as DICOM, the masks beside them, and no table."""
+    dataset = open_dataset(folder)
+    for number, sample in enumerate(dataset):
+        pixels = sample.pixels()
+        place = folder / f"PAT{number}" / "SER1" / "IM1"
+        place.parent.mkdir(parents=True)
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        data = FileDataset(str(place), {}, file_meta=meta, preamble=bytes(128))
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.Modality, data.PatientID, data.PhotometricInterpretation, data.SamplesPerPixel = "DX", f"MRN{number}", "MONOCHROME2", 1
+        (data.Rows, data.Columns), data.PixelRepresentation = pixels.shape, 0
+        data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+        data.PixelData = pixels.tobytes()
+        data.save_as(place, enforce_file_format=True)
+        assert sample.mask is not None
+        sample.mask.rename(place.with_name("IM1.truth.png"))
+        sample.image.unlink()
+    for name in (METADATA_FILE, MARK_FILE):
+        (folder / name).unlink()
+
+
 def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: Path):
     prepare(tmp_path)
+    to_pacs_export(tmp_path / "data" / SITES[0])
     manifest = make_manifest(tmp_path / "model", "run", SITES, {"rounds": 1, "local_epochs": 100, "batch_images": 2})
     (tmp_path / "plain.json").write_bytes(manifest.to_bytes())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, federation(tmp_path, tmp_path / "run", grace_s=60) as run:
@@ -44,5 +75,6 @@ def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: 
         assert first.process.wait(STOP_SECONDS) == 130, first.log.read_text()
         assert says(first, "event=skipped .*this node is stopping")
         said += heard(systemd)
-    assert said.index("READY=1") > said.index("STATUS=4 images to train on, 1 held out; connecting")
+    reading = next(number for number, line in enumerate(said) if re.fullmatch(r"STATUS=\d images to train on, \d held out.*", line))
+    assert said.index("READY=1") > reading
     assert said.index("STOPPING=1") > said.index("READY=1")

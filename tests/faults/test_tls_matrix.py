@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from served_coordinator import METHODS, NAME, Served, ask, outcome, served, stub, tls_of
 
+from coordinator.store.journal import site_actor
 from coordinator.testing import ToyFederation, toy_words
 from fedmentor.federation import Scores
 from fedmentor.identity.authority import CLOCK_LEEWAY, LEAF_LIFETIME, Authority, throwaway
@@ -466,7 +467,7 @@ def test_an_update_that_names_another_site_counts_for_whoever_sent_it(world: Wor
     state = impostor.SendUpdate(iter(parts), metadata=metadata, timeout=20)
     assert codec.state_from_wire(state).site == "a"
     assert federation.moment.delivered == {"a"}
-    assert "site:b" not in actors(world)
+    assert site_actor(SITES[1]) not in actors(world)
 
 
 def test_a_receipt_that_names_another_site_is_no_update(world: World, impostor: FederationStub):
@@ -481,7 +482,7 @@ def test_scores_that_name_another_site_count_for_whoever_sent_them(world: World,
     scores = codec.scores_to_wire(Scores(federation.ref, federation.moment.state.model, 1, 1, 0.5, 0.4, 1.0))
     impostor.ReportScores(naming_b(scores), metadata=(("site", "b"),), timeout=20)
     assert {*federation.engine.report().rounds[0].sites} >= {"a"}
-    assert "site:b" not in actors(world)
+    assert site_actor(SITES[1]) not in actors(world)
 
 
 def test_the_coordinators_credentials_are_those_of_a_server_only(world: World):

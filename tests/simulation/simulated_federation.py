@@ -238,7 +238,7 @@ class Federation:
         self.audited = audited
         self._model, self.state = folder / "model", folder / "state"
         save_model(self._model, START, ModelRecord(architecture="fingerprint-v1", digest=digest_of(START)))
-        self.state.mkdir()
+        self.state.mkdir(exist_ok=True)
         self.manifest = RunManifest(
             run=RunId("run"),
             roster=SITES,
@@ -252,6 +252,7 @@ class Federation:
             max_attempts=ATTEMPTS,
             secure=plan_secure(SIGNING_KEYS, quorum=QUORUM, step_seconds=STEP_SECONDS) if secure else None,
         )
+        self.entropy = os.urandom
         self.clock = ManualClock()
         self.streams: dict[SiteId, Any] = {}
         self.engine: Engine | None = None
@@ -270,7 +271,7 @@ class Federation:
             journal = SqliteJournal(self.state / JOURNAL_FILE, self.clock)
             limits = PhaseLimits(gather_s=1e9, straggler_grace_s=GRACE_SECONDS, linger_s=1e9)
             notary = Notary(COORDINATOR_KEY, lambda: AUDIT_KEYS) if self.audited else None
-            parts = EngineParts(self.state, journal, self.clock, limits, _ignore, notary)
+            parts = EngineParts(self.state, journal, self.clock, limits, _ignore, notary, self.entropy)
             self.engine = build_engine(self.manifest, self._model, parts)
         wait_s: float | None = 0.0
         while wait_s == 0.0 and not self.over:

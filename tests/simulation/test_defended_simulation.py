@@ -34,15 +34,17 @@ from fedmentor.gate import GatePlan
 from fedmentor.ids import Digest
 from fedmentor.models import load_record
 from fedmentor.privacy.central import plan_central_privacy
-from fedmentor.robust import NormClipping, RobustPlan
+from fedmentor.robust import Flag, NormClipping, RobustPlan
 
 DEFENCES: dict[str, dict[str, Any]] = {
     "clip and gate": {
-        "robust": RobustPlan(rule=NormClipping(), set_aside_after=1),
+        # Without COPY: the student of the simulation learns the same in every round.
+        "robust": RobustPlan(rule=NormClipping(), set_aside_after=1, strikes=(Flag.REFUSED, Flag.ZERO, Flag.ECHO)),
         "gate": GatePlan(min_sites=3, seconds=COLLECT_SECONDS),
     },
     "central noise": {"central_privacy": plan_central_privacy((8.0, 1e-3), 1.0, ROUNDS)},
 }
+SECURE_GATE = "secure aggregation and gate"
 SHORTER = settings(CAMPAIGN, max_examples=int(EXAMPLES or 12))
 EVERYTHING_DIES = [step for _ in range(8) for step in (("everybody",), ("kill coordinator",))]
 
@@ -56,9 +58,11 @@ def counted() -> Callable[[int], bytes]:
 def defended(defence: str) -> Iterator[Federation]:
     """A federation with one of DEFENCES."""
     with scratch() as folder:
-        federation = Federation(folder)
+        federation = Federation(folder, secure=defence == SECURE_GATE)
         federation.entropy = counted()
-        federation.manifest = type(federation.manifest)(**{**dict(federation.manifest), **DEFENCES[defence]})
+        federation.manifest = type(federation.manifest)(
+            **{**dict(federation.manifest), **DEFENCES.get(defence, {"gate": GatePlan(min_sites=3, seconds=COLLECT_SECONDS)})}
+        )
         try:
             yield federation
         finally:
@@ -76,7 +80,8 @@ def play(defence: str, schedule: list[tuple]) -> tuple[set[Outcome], list[Digest
         outcomes = {site.finished.outcome for site in federation.sites.values() if site.finished}
         on_disk = {path.name for path in (federation.state / MODELS_FOLDER).iterdir()}
         assert federation.engine.journal.run_tx("read", lambda tx: tx.set_aside()) == (), "nobody misbehaved"
-        assert all(load_record(federation.state / MODELS_FOLDER / one.model).round == one.round + 1 for one in rounds)
+        made = [one for one in rounds if one.model != one.base_model]
+        assert all(load_record(federation.state / MODELS_FOLDER / one.model).round == one.round + 1 for one in made)
         return outcomes, [one.model for one in rounds], on_disk
 
 
@@ -101,12 +106,17 @@ def test_faults_without_time_change_nothing(undisturbed: dict[str, list[Digest]]
     assert len(on_disk) == ROUNDS + 1, "every sum has one version"
 
 
-@pytest.mark.parametrize("defence", DEFENCES)
+@pytest.mark.parametrize("defence", [*DEFENCES, SECURE_GATE])
 @SHORTER
 @given(schedule=st.lists(st.one_of(MOVES + FAULTS + TIME), **LENGTH))
 def test_with_deadlines_everybody_is_told_the_same(defence: str, schedule: list[tuple]):
     outcomes, _models, _ = play(defence, schedule)
     assert len(outcomes) == 1
+
+
+def test_a_gate_in_a_secure_run_publishes_what_a_plain_run_does(undisturbed: dict[str, list[Digest]]):
+    outcomes, models, _ = play(SECURE_GATE, [])
+    assert (outcomes, models) == ({Outcome.COMPLETED}, undisturbed["clip and gate"])
 
 
 def test_a_gate_that_nobody_answers_publishes_nothing_and_ends_the_run():

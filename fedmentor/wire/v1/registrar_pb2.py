@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!fedmentor/wire/v1/registrar.proto\x12\x11\x66\x65\x64mentor.wire.v1\"\x1f\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"\x0e\n\x0cRenewRequest\"\x1f\n\x0eRegistrarReply\x12\r\n\x05reply\x18\x01 \x01(\x0c\x32\xa5\x01\n\tRegistrar\x12K\n\x05\x45nrol\x12\x1f.fedmentor.wire.v1.EnrolRequest\x1a!.fedmentor.wire.v1.RegistrarReply\x12K\n\x05Renew\x12\x1f.fedmentor.wire.v1.RenewRequest\x1a!.fedmentor.wire.v1.RegistrarReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!fedmentor/wire/v1/registrar.proto\x12\x11\x66\x65\x64mentor.wire.v1\"\x1f\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"\x0e\n\x0cRenewRequest\"1\n\x10\x44ocumentsRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x0c\n\x04have\x18\x02 \x01(\t\"\x1f\n\x0eRegistrarReply\x12\r\n\x05reply\x18\x01 \x01(\x0c\x32\xfa\x01\n\tRegistrar\x12K\n\x05\x45nrol\x12\x1f.fedmentor.wire.v1.EnrolRequest\x1a!.fedmentor.wire.v1.RegistrarReply\x12K\n\x05Renew\x12\x1f.fedmentor.wire.v1.RenewRequest\x1a!.fedmentor.wire.v1.RegistrarReply\x12S\n\tDocuments\x12#.fedmentor.wire.v1.DocumentsRequest\x1a!.fedmentor.wire.v1.RegistrarReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_end=87
   _globals['_RENEWREQUEST']._serialized_start=89
   _globals['_RENEWREQUEST']._serialized_end=103
-  _globals['_REGISTRARREPLY']._serialized_start=105
-  _globals['_REGISTRARREPLY']._serialized_end=136
-  _globals['_REGISTRAR']._serialized_start=139
-  _globals['_REGISTRAR']._serialized_end=304
+  _globals['_DOCUMENTSREQUEST']._serialized_start=105
+  _globals['_DOCUMENTSREQUEST']._serialized_end=154
+  _globals['_REGISTRARREPLY']._serialized_start=156
+  _globals['_REGISTRARREPLY']._serialized_end=187
+  _globals['_REGISTRAR']._serialized_start=190
+  _globals['_REGISTRAR']._serialized_end=440
 # @@protoc_insertion_point(module_scope)

@@ -52,12 +52,38 @@ class RenewRequest(_message.Message):
 Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
 
 @_typing.final
+class DocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    HAVE_FIELD_NUMBER: _builtins.int
+    request: _builtins.bytes
+    """As in EnrolRequest."""
+    have: _builtins.str
+    """SHA-256 over what the member has (fedmentor.identity.reply.documents_digest); empty where it has nothing."""
+    def __init__(
+        self,
+        *,
+        request: _builtins.bytes = ...,
+        have: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["have", b"have", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentsRequest: _TypeAlias = DocumentsRequest  # noqa: Y015
+
+@_typing.final
 class RegistrarReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLY_FIELD_NUMBER: _builtins.int
     reply: _builtins.bytes
-    """fedmentor.identity.reply: JSON with certificate, authority, roster and deny-list."""
+    """fedmentor.identity.reply: JSON with authority, roster and deny-list, and a certificate unless only documents were asked for. Empty
+    where the member has these documents already.
+    """
     def __init__(
         self,
         *,

@@ -46,6 +46,11 @@ class RegistrarStub:
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RenewRequest.SerializeToString,
                 response_deserializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.FromString,
                 _registered_method=True)
+        self.Documents = channel.unary_unary(
+                '/fedmentor.wire.v1.Registrar/Documents',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.DocumentsRequest.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.FromString,
+                _registered_method=True)
 
 
 class RegistrarServicer:
@@ -68,6 +73,14 @@ class RegistrarServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Documents(self, request, context):
+        """The newest authority, roster and deny-list for a member, which proves itself with a request for the keys that it has. A coordinator
+        asks every few seconds: that is how fast a revocation reaches it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistrarServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +92,11 @@ def add_RegistrarServicer_to_server(servicer, server):
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
                     request_deserializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RenewRequest.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.SerializeToString,
+            ),
+            'Documents': grpc.unary_unary_rpc_method_handler(
+                    servicer.Documents,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.DocumentsRequest.FromString,
                     response_serializer=fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.SerializeToString,
             ),
     }
@@ -137,6 +155,33 @@ class Registrar:
             target,
             '/fedmentor.wire.v1.Registrar/Renew',
             fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RenewRequest.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Documents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmentor.wire.v1.Registrar/Documents',
+            fedmentor_dot_wire_dot_v1_dot_registrar__pb2.DocumentsRequest.SerializeToString,
             fedmentor_dot_wire_dot_v1_dot_registrar__pb2.RegistrarReply.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,10 @@ class RegistrarStub:
     """
     Renew: _grpc.UnaryUnaryMultiCallable[_registrar_pb2.RenewRequest, _registrar_pb2.RegistrarReply]
     """A new certificate for the key of the caller's certificate, with the newest roster and deny-list. Mutual TLS."""
+    Documents: _grpc.UnaryUnaryMultiCallable[_registrar_pb2.DocumentsRequest, _registrar_pb2.RegistrarReply]
+    """The newest authority, roster and deny-list for a member, which proves itself with a request for the keys that it has. A coordinator
+    asks every few seconds: that is how fast a revocation reaches it.
+    """
 
 @_typing.type_check_only
 class RegistrarAsyncStub(RegistrarStub):
@@ -55,6 +59,10 @@ class RegistrarAsyncStub(RegistrarStub):
     """
     Renew: _aio.UnaryUnaryMultiCallable[_registrar_pb2.RenewRequest, _registrar_pb2.RegistrarReply]  # type: ignore[assignment]
     """A new certificate for the key of the caller's certificate, with the newest roster and deny-list. Mutual TLS."""
+    Documents: _aio.UnaryUnaryMultiCallable[_registrar_pb2.DocumentsRequest, _registrar_pb2.RegistrarReply]  # type: ignore[assignment]
+    """The newest authority, roster and deny-list for a member, which proves itself with a request for the keys that it has. A coordinator
+    asks every few seconds: that is how fast a revocation reaches it.
+    """
 
 class RegistrarServicer(metaclass=_abc_1.ABCMeta):
     """What a member of a federation and its registrar say to each other, where the registrar is online. Documents travel as the bytes
@@ -78,5 +86,15 @@ class RegistrarServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registrar_pb2.RegistrarReply, _abc.Awaitable[_registrar_pb2.RegistrarReply]]:
         """A new certificate for the key of the caller's certificate, with the newest roster and deny-list. Mutual TLS."""
+
+    @_abc_1.abstractmethod
+    def Documents(
+        self,
+        request: _registrar_pb2.DocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registrar_pb2.RegistrarReply, _abc.Awaitable[_registrar_pb2.RegistrarReply]]:
+        """The newest authority, roster and deny-list for a member, which proves itself with a request for the keys that it has. A coordinator
+        asks every few seconds: that is how fast a revocation reaches it.
+        """
 
 def add_RegistrarServicer_to_server(servicer: RegistrarServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from fedmentor.errors import ConfigError, DataError
 from fedmentor.identity.authority import throwaway
 from fedmentor.ids import SiteId
 
+ROOT = Path(__file__).resolve().parents[3]
 SITES = [SiteId(site) for site in "abc"]
 
 
@@ -193,3 +197,22 @@ def test_what_is_no_audit_trail_is_refused(strange: Path):
     strange.mkdir()
     with pytest.raises(ConfigError, match=JOURNAL_FILE):
         read_trail(strange)
+
+
+TOOLS = ("bash", "openssl", "sha256sum", "xxd", "base64")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="needs the tools that docs/audit.md names")
+def test_the_check_by_hand_works_as_it_is_written(folder: Path, tmp_path: Path):
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "audit.md").read_text(), re.DOTALL)
+    shutil.copy(folder / "export.jsonl", tmp_path / "audit.jsonl")
+    (tmp_path / "certificates").symlink_to(folder / "certificates")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+    computed, stated, roster, checkpoint = done.stdout.splitlines()
+    assert computed.split()[0] == stated.split('"')[3] == read_trail(folder / "state").records[5].hash
+    assert roster == "Verified OK"
+    assert checkpoint == "Signature Verified Successfully"
+    (tmp_path / "audit.jsonl").write_text((folder / "export.jsonl").read_text().replace('"checkpoint":{', '"checkpoint":{ '))
+    forged = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert forged.returncode != 0
+    assert "Signature Verified Successfully" not in forged.stdout

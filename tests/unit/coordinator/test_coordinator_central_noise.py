@@ -12,6 +12,7 @@ from coordinator.app import MODELS_FOLDER
 from coordinator.state import PhaseName
 from coordinator.store.models import ModelStore
 from coordinator.testing import ToyFederation
+from fedmentor.cli import run
 from fedmentor.models import load_model, load_record
 from fedmentor.privacy.central import plan_central_privacy
 from fedmentor.robust import NormClipping, RobustPlan
@@ -146,4 +147,13 @@ def test_clipping_at_a_fixed_norm_goes_with_it_and_keeps_its_noise(tmp_path):
     report = federation.engine.report()
     assert report.outcome == "completed"
     assert all(sum(entry.weights.values()) == pytest.approx(1.0) for entry in report.rounds[:2])
+    federation.close()
+
+
+def test_status_says_what_was_spent_on_each_site(tmp_path, capsys):
+    federation = toys(tmp_path)
+    deliver(federation)
+    federation.settle()
+    assert run(["coordinator", "status", "--state", str(federation.state)]) == 0
+    assert f"epsilon {PLAN.epsilon_after(1):.2f} at delta 0.001 for each site so far" in capsys.readouterr().out
     federation.close()

@@ -13,9 +13,11 @@ from coordinator.directives import directive_for
 from coordinator.state import PhaseName
 from coordinator.store.models import ModelStore
 from coordinator.testing import PARAMETERS, ToyFederation
+from fedmentor.cli import run
 from fedmentor.errors import RoundClosed, UpdateRejected
 from fedmentor.federation import Outcome, Receipt, Wait
 from fedmentor.ids import Attempt, Round, SiteId
+from fedmentor.models import load_record
 from fedmentor.robust import CoordinateMedian, Flag, Krum, NormClipping, RobustPlan
 from fedmentor.secagg.ring import quantise
 
@@ -185,3 +187,11 @@ def test_a_robust_run_killed_in_the_middle_makes_the_undisturbed_models(tmp_path
         final.append(toys.moment.state.model)
         toys.close()
     assert final[0] == final[1]
+
+
+def test_status_says_who_is_set_aside_and_a_model_names_its_rule(toys, capsys):
+    for number in range(2):
+        play_round(toys, b=words(toys, 0.0, examples=number + 1))
+    assert run(["coordinator", "status", "--state", str(toys.state)]) == 0
+    assert "set aside for the rest of the run: b" in capsys.readouterr().out
+    assert load_record(toys.state / MODELS_FOLDER / toys.moment.state.model).details["rule"]["rule"] == "clip"

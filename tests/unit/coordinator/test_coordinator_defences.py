@@ -78,6 +78,9 @@ def test_the_manifest_command(tmp_path, capsys, arguments, fields):
     assert run([*base, *sites, *arguments]) == 0, capsys.readouterr().err
     written = json.loads((tmp_path / "m.json").read_text())
     assert [name for name in ("robust", "gate", "central_privacy", "secure") if name in written] == fields
+    said = capsys.readouterr().out
+    words = {"robust": "set aside after 3 rounds", "gate": "more than 0.02 Dice", "central_privacy": "cost each site epsilon"}
+    assert [name for name, phrase in words.items() if phrase in said] == fields
 
 
 def test_the_manifest_command_refuses_what_contradicts_itself(tmp_path, capsys):

@@ -164,19 +164,25 @@ def test_scores_that_come_after_the_gate_count_for_the_round_that_follows(toys):
 
 
 @pytest.mark.parametrize("scored", range(5))
-def test_a_kill_at_any_moment_of_the_gate_changes_nothing(tmp_path, scored):
+@pytest.mark.parametrize("dice", [0.6, 0.1])
+def test_a_kill_at_any_moment_of_the_gate_changes_nothing(tmp_path, scored, dice):
     toys = ToyFederation(tmp_path, sites=SITES, gate=PLAN)
     toys.connect()
-    candidate = to_gate(toys)
+    base, candidate = toys.moment.state.model, to_gate(toys)
     for site in SITES[:scored]:
-        toys.score_candidate(site, 0.6)
+        toys.score_candidate(site, dice)
     toys.reopen()
     toys.connect()
     assert toys.moment.state.pending == candidate
     for site in SITES[scored:]:
-        toys.score_candidate(site, 0.6)
-    toys.settle()
-    assert (toys.moment.state.model, toys.moment.state.round) == (candidate, 1)
+        toys.score_candidate(site, dice)
+    while toys.moment.state.phase is not PhaseName.IDLE:  # a kill after every step of the way
+        toys.engine.driver.step()
+        toys.reopen()
+        toys.connect()
+    state = toys.moment.state
+    assert (state.model, state.round, state.pending) == (candidate if dice > 0.5 else base, 1, None)
+    assert len(toys.engine.journal.run_tx("read", lambda tx: tx.gate_records())) == 1
     toys.close()
 
 

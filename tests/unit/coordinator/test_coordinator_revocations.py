@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from coordinator.events import CallFailed, DenyListChanged, DenyListRefused
-from coordinator.revocations import LiveRevocations, watch
+from coordinator.revocations import LiveRevocations, newest_recorded, record, watch
 from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.testing import ToyFederation
 from fedmentor.clock import SystemClock
@@ -275,6 +275,24 @@ def test_a_list_that_cannot_be_used_keeps_a_coordinator_from_starting(folder, au
     (folder / "revoked.sig").unlink()
     with pytest.raises(ConfigError, match=r"revoked\.sig"):
         LiveRevocations(folder, NAME, print)
+
+
+def test_a_restart_does_not_go_back_to_an_older_list(federation, folder, authority):
+    journal = federation.engine.journal
+    assert journal.run_tx("t", newest_recorded) == 0
+    for version in (1, 2):
+        journal.run_tx("t", lambda tx, version=version: record(tx, _list(version)))
+    floor = journal.run_tx("t", newest_recorded)
+    assert floor == 2
+    with pytest.raises(IdentityRefused, match="is version 0, and version 2 was in force before"):
+        LiveRevocations(folder, NAME, print, floor)
+    _put(folder, authority, _list(1))
+    with pytest.raises(IdentityRefused, match="is version 1, and"):
+        LiveRevocations(folder, NAME, print, floor)
+    _put(folder, authority, _list(2))
+    assert not LiveRevocations(folder, NAME, print, floor).is_news
+    _put(folder, authority, _list(3))
+    assert LiveRevocations(folder, NAME, print, floor).is_news
 
 
 def test_the_watch_goes_on_whatever_goes_wrong_once(folder, authority):

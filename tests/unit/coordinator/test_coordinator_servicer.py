@@ -323,6 +323,8 @@ def test_parts_out_of_form_are_refused(federation, stub, open_round):
             stub.SendUpdate(iter(parts), timeout=TIMEOUT_S)
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
     assert federation.moment.delivered == frozenset()
+    records = federation.engine.journal.run_tx("read", lambda tx: tx.audit_records())
+    assert {record.actor for record in records if record.event == "refuse_message"} == {f"site {SITES[0]}"}
 
 
 def test_a_chunk_out_of_place_is_a_broken_line(federation, stub, open_round):

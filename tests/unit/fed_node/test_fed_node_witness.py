@@ -263,6 +263,13 @@ def test_a_checkpoint_that_the_chain_does_not_reach_is_refused(site: Site):
     site.refuses([site.trail.checkpoints[-1], *site.trail.records[:3]], "the chain ends after 3 records")
 
 
+def test_a_coordinator_that_stops_signing_is_refused(site: Site):
+    site.hear(site.trail)
+    signed = site.trail.checkpoints[-1]
+    publish(site.trail, 1)
+    site.refuses([signed, *site.trail.records], "round 1 was published without a checkpoint")
+
+
 def test_a_second_checkpoint_is_refused(site: Site):
     site.refuses([*site.trail.checkpoints, *site.trail.checkpoints, *site.trail.records], "second checkpoint")
 

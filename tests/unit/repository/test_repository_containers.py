@@ -68,6 +68,16 @@ def test_a_build_that_fails_is_told(tmp_path):
     assert done.stderr.splitlines()[:2] == ["no space left", "error: the image fedmentor/coordinator:latest was not built"]
 
 
+def test_images_that_are_not_here_or_of_another_machine_are_named(tmp_path):
+    settings = {"FEDMENTOR_TAG": "x", "FEDMENTOR_RESULTS": str(tmp_path / "results")}
+    program(tmp_path / "docker", 'case "$1" in image) exit 1;; esac')
+    assert "there is no image fedmentor/coordinator:x here" in script(tmp_path, "up", **settings).stderr
+    program(tmp_path / "docker", 'case "$1" in image) echo arm64;; version) echo amd64;; esac')
+    done = script(tmp_path, "up", **settings)
+    assert done.returncode == 3
+    assert "fedmentor/coordinator:x was built for arm64, and this engine is amd64" in done.stderr
+
+
 @pytest.mark.parametrize("service", COMPOSE["services"])
 def test_every_service_is_locked_down(service):
     rules = COMPOSE["services"][service]

@@ -13,7 +13,9 @@ from fedmentor.teacher.contract import Box, Extras, ObjectPrompt, Point, Prompt,
 from teacher_service.hints import LOGITS, PROBABILITY, Frame, masks_on_input
 from teacher_service.local import LocalTeacher
 from teacher_service.models import lite_medsam, sam_med2d
+from teacher_service.models.decoding import FoldedDecoder
 from teacher_service.models.network import OBJECTS_AT_ONCE
+from teacher_service.models.sam_parts import mask_decoder
 from teacher_service.preprocess import LONGEST256, STRETCH256
 from teacher_service.weights import Weights
 
@@ -188,3 +190,19 @@ def test_strips_give_what_the_whole_picture_gives(height, stride):
     with torch.inference_mode():
         whole = project(gelu(depthwise(gelu(expand(picture)))))
         torch.testing.assert_close(lite_medsam.inverted_bottleneck(picture, expand, depthwise, project), whole)
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("clicks", [0, 1, 5, 9])
+def test_the_folded_decoder_answers_as_the_reference(clicks, multimask):
+    torch.manual_seed(clicks)
+    decoder = mask_decoder().eval()
+    embedding, position = torch.randn(1, 256, 16, 16), torch.randn(1, 256, 16, 16)
+    sparse, dense = torch.randn(3, 2 + clicks, 256), torch.randn(3, 256, 16, 16)
+    with torch.inference_mode():
+        expected = decoder(embedding, position, sparse, dense, multimask_output=multimask)
+        found = FoldedDecoder(decoder)(embedding, position, sparse, dense, multimask_output=multimask)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

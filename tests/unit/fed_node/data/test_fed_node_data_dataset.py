@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
+from fed_node.data.check import check_dataset
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, TRAIN, open_dataset
 from fed_node.data.export import write_subset
-from fed_node.data.folder import building
+from fed_node.data.folder import MARK_FILE, building
 from fed_node.data.table import read_table
-from fedmentor.errors import ConfigError, DataError, EmptyDataset, MissingMetadata, UnreadableImage
+from fedmentor.cli import run as run_command
+from fedmentor.errors import ConfigError, DataError, EmptyDataset, MaskMismatch, MissingMetadata, UnreadableImage
 
 COLUMNS = ("id", "patient_id", "age")
 
@@ -188,3 +191,28 @@ def test_a_dataset_is_not_exported_onto_itself(tmp_path):
 def test_held_out_ids_must_be_written(tmp_path):
     with pytest.raises(ConfigError, match="among"):
         write_subset(open_dataset(make(tmp_path / "d")), ["a"], tmp_path / "s", held_out=["b"])
+
+
+def test_a_dataset_that_somebody_else_made_is_not_replaced(tmp_path):
+    make(tmp_path / "theirs")
+    (tmp_path / "theirs" / MARK_FILE).unlink()
+    before = open_dataset(tmp_path / "theirs").fingerprint()
+    with pytest.raises(ConfigError, match="did not make"):
+        make(tmp_path / "theirs")
+    assert run_command(["data", "phantoms", "--out", str(tmp_path / "theirs"), "--count", "1", "--side", "64"]) == 3
+    assert open_dataset(tmp_path / "theirs").fingerprint() == before
+    assert run_command(["data", "phantoms", "--out", str(tmp_path / "theirs"), "--count", "1", "--side", "64", "--replace"]) == 0
+    assert len(open_dataset(tmp_path / "theirs")) == 1
+
+
+def test_one_mask_an_image_in_any_form(tmp_path):
+    make(tmp_path / "d")
+    mask = tmp_path / "d" / "masks" / "a.png"
+    truth = open_dataset(tmp_path / "d")[0].truth((20, 24))
+    nibabel.save(nibabel.Nifti1Image(truth.T.astype(np.uint8), np.eye(4)), mask.with_name("a.nii.gz"))
+    with pytest.raises(MaskMismatch, match=r"a\.png and a\.nii\.gz are masks of the same image"):
+        open_dataset(tmp_path / "d")
+    assert ("masks/a", "duplicate-file") in {(one.file, one.code) for one in check_dataset(tmp_path / "d").findings}
+    mask.unlink()
+    assert np.array_equal(open_dataset(tmp_path / "d")[0].truth((20, 24)), truth)
+    assert {one.file for one in check_dataset(tmp_path / "d").findings} == {"masks/b.png"}  # empty, as it was

@@ -236,6 +236,16 @@ def test_through_a_proxy(check, port):
     assert "403 Forbidden" in faults(findings)[0][1]
 
 
+def test_a_registrar_out_of_reach_is_no_fault(site, check, port):
+    (site / "node.toml").write_text(f'registrar = "127.0.0.1:{port}"\n')
+    code, findings = check(f"127.0.0.1:{port}", "--config", str(site / "node.toml"))
+    assert (code, faults(findings)) == (0, [])
+    (site / "node.toml").write_text('registrar = "registrar.invalid:1"\n')
+    code, findings = check(f"127.0.0.1:{port}", "--config", str(site / "node.toml"))
+    assert code == 0
+    assert [one["level"] for one in findings if one["check"] == "registrar"] == ["warning"]
+
+
 def test_the_clock_of_a_proxy_is_a_witness(check, port):
     with connect_proxy(date="Mon, 04 May 2020 10:00:00 GMT") as proxy:
         code, findings = check(f"127.0.0.1:{port}", "--proxy", proxy.address)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fed_node.cli.distil import default_cache, distil
+from fed_node.cli.distil import distil
 from fed_node.cli.predict import ENDINGS, _stem, predict
 from fed_node.data.reading import read_mask
 from fed_node.student.distil import DistilConfig
@@ -22,6 +22,7 @@ from fed_node.student.picture import mask_png
 from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.errors import ConfigError, ModelError, TeacherUnreachable, WrongArchitecture
 from fedmentor.models import ModelRecord, digest_of, load_model, save_model
+from fedmentor.teacher.cache import default_cache
 
 
 @pytest.fixture

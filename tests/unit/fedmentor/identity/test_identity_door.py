@@ -10,13 +10,15 @@ from cryptography import x509
 from fedmentor.clock import SystemClock
 from fedmentor.errors import DataError, IdentityRefused, PeerUnreachable, PolicyRefusal, PortInUse
 from fedmentor.identity.authority import Authority
+from fedmentor.identity.credentials import issued_by
 from fedmentor.identity.door import Addresses, DoorCertificate, Enrolled, Failed, Refused, Renewed, open_door
-from fedmentor.identity.door_client import Trust, enrol_online, renew_online, request_online
-from fedmentor.identity.enrolment import Installed
+from fedmentor.identity.door_client import Trust, documents_online, enrol_online, renew_online, request_online
 from fedmentor.identity.names import registrar_host
 from fedmentor.identity.registrar import Doors
-from fedmentor.identity.renewal import RETRY_SECONDS, Door, Renewals, renew
+from fedmentor.identity.renewal import RETRY_SECONDS, Door, Upkeep, Upkept, renew, update
+from fedmentor.identity.reply import documents_digest
 from fedmentor.identity.revocation import read_revocations
+from fedmentor.identity.roster import read_roster
 from fedmentor.testing.clock import ManualClock
 from fedmentor.testing.registrar import RegistrarTown
 from fedmentor.wire.channel import Credentials, secure_channel
@@ -214,36 +216,121 @@ class _Away:
         self._socket.close()
 
 
-def test_a_certificate_is_renewed_when_half_of_its_life_is_over(tmp_path, events):
-    # TLS itself looks at the machine's clock, so the certificate is made old instead of the clock being turned.
-    past = ManualClock(SystemClock().now() - timedelta(days=5))
-    town = RegistrarTown(tmp_path, past)
-    town.enrol(town.peer(None))
-    north = town.peer("north")
-    town.enrol(north)
-    with open_door(town.registrar, Addresses("localhost:0", "localhost:0"), past, events.append) as door:
-        renewals = Renewals(town.place(north), Door(door.renewals), past)
-        assert renewals.now() is None
-        past.advance(timedelta(days=4).total_seconds())
-        expired = town.certificate(north).not_valid_after_utc
-        renewed = renewals.now()
-        assert isinstance(renewed, Installed)
-        assert renewed.expires == expired + timedelta(days=4)
-        assert renewals.now() is None
+@pytest.fixture
+def old_town(tmp_path):
+    """One that was made five days ago: TLS itself looks at the machine's clock, so certificates are made old."""
+    town = RegistrarTown(tmp_path, ManualClock(SystemClock().now() - timedelta(days=5)))
+    for site in (None, "north"):
+        town.enrol(town.peer(site))
+    return town
 
 
-def test_a_registrar_that_is_away_is_asked_again_after_a_while(tmp_path):
-    clock = ManualClock()
-    town = RegistrarTown(tmp_path, clock)
-    town.enrol(town.peer(None))
-    north = town.peer("north")
-    town.enrol(north)
-    clock.advance(timedelta(days=4).total_seconds())
-    before = town.credentials(north)
+@pytest.mark.parametrize("site", [None, "north"])
+def test_a_certificate_is_renewed_when_half_of_its_life_is_over(old_town, events, site):
+    peer = old_town.peer(site)
+    with open_door(old_town.registrar, Addresses("localhost:0", "localhost:0"), old_town.clock, events.append) as door:
+        upkeep = Upkeep(old_town.place(peer), Door(door.enrolment if site is None else door.renewals), old_town.clock)
+        assert upkeep.now() == Upkept()
+        old_town.clock.advance(timedelta(days=4).total_seconds())
+        expired = old_town.certificate(peer).not_valid_after_utc
+        upkept = upkeep.now()
+        assert (upkept.failure, upkept.renewed.expires) == ("", expired + timedelta(days=4))
+        assert upkeep.now() == Upkept()
+
+
+@pytest.mark.parametrize("site", [None, "north"])
+def test_documents_are_fetched_when_there_are_newer_ones(town, door, site):
+    peer, south = _enrol(town, door).peer if site else town.peer(None), _enrol(town, door, "south").peer
+    upkeep = Upkeep(town.place(peer), Door(door.enrolment if site is None else door.renewals), town.clock)
+    before = town.certificate(peer)
+    upkeep.now()
+    assert read_roster(town.place(peer).certificates).find(south.site) is not None
+    assert documents_digest(town.place(peer).certificates) == documents_digest(town.registrar.public)
+    town.registrar.revoke(south)
+    assert upkeep.now() == Upkept()
+    assert read_roster(town.place(peer).certificates).find(south.site) is None
+    assert read_revocations(town.place(peer).certificates).version == 1
+    assert town.certificate(peer) == before
+
+
+def test_certificates_follow_a_rotation_by_themselves(town, door):
+    coordinator, north = town.peer(None), _enrol(town, door).peer
+    ends = [
+        Upkeep(town.place(coordinator), Door(door.enrolment), town.clock),
+        Upkeep(town.place(north), Door(door.renewals), town.clock),
+    ]
+    town.registrar.rotate("begin")
+    for end, peer in zip(ends, (coordinator, north), strict=True):
+        assert end.now() == Upkept()
+        assert len(x509.load_pem_x509_certificates((town.place(peer).certificates / "ca.pem").read_bytes())) == 2
+    # The bundle came as a document; the registrar counts certificates, of which each has to be a newer one.
+    town.renew(coordinator, north)
+    town.registrar.rotate("switch")
+    for end, peer in zip(ends, (coordinator, north), strict=True):
+        end.now()
+        renewed = end.now().renewed
+        assert renewed is not None
+        assert issued_by(town.certificate(peer), town.registrar.authorities()[0])
+    town.registrar.rotate("retire")
+    for end, peer in zip(ends, (coordinator, north), strict=True):
+        assert end.now() == Upkept()
+        town.credentials(peer)
+
+
+def test_documents_never_leave_a_member_without_a_certificate(town, door):
+    north = _enrol(town, door).peer
+    for step in ("begin", "switch", "retire"):
+        for peer in (town.peer(None), north):
+            town.registrar.renew(peer)  # made, and never installed
+        town.registrar.rotate(step)
+        if step == "begin":
+            update(town.place(north), Door(door.renewals), town.clock)
+    coordinator = town.peer(None)
+    before = (town.place(north).certificates / "ca.pem").read_bytes()
+    upkept = Upkeep(town.place(north), Door(door.renewals), town.clock).now()
+    # The certificate of the retired authority opens no door any more: what is here stays as it is, and the reason is told.
+    assert "does not answer" in upkept.failure
+    assert (town.place(north).certificates / "ca.pem").read_bytes() == before
+    town.install(north, town.registrar.renew(north).reply)
+    town.credentials(north)
+    # The coordinator's request needs no certificate: it gets a new one together with the documents.
+    town.place(coordinator).certificates.joinpath("ca.pem").write_bytes(before)
+    renewed = Upkeep(town.place(coordinator), Door(door.enrolment), town.clock).now().renewed
+    assert renewed is not None
+    town.credentials(coordinator)
+
+
+def test_who_is_no_member_gets_no_documents(town, door):
+    stranger = RegistrarTown(town.folder / "stranger", town.clock)
+    asked = stranger.ask(stranger.peer("north"))
+    trust = Trust(town.federation, town.registrar.bundle())
+    with pytest.raises(PolicyRefusal, match="no member with these keys"):
+        documents_online(door.enrolment, trust, asked.request, "")
+    with pytest.raises(DataError):
+        documents_online(door.enrolment, trust, b"x", "")
+
+
+def test_a_registrar_that_is_away_is_asked_again_after_a_while_and_told_of_once(old_town):
+    north = old_town.peer("north")
+    old_town.clock.advance(timedelta(days=4).total_seconds())
+    before = old_town.credentials(north)
     with _Away() as address:
-        renewals = Renewals(town.place(north), Door(address), clock)
-        assert isinstance(renewals.now(), PeerUnreachable)
-        assert renewals.now() is None
-        clock.advance(RETRY_SECONDS)
-        assert isinstance(renewals.now(), PeerUnreachable)
-    assert town.credentials(north) == before
+        upkeep = Upkeep(old_town.place(north), Door(address), old_town.clock)
+        assert "does not answer" in upkeep.now().failure
+        assert upkeep.now() == Upkept()
+        old_town.clock.advance(RETRY_SECONDS)
+        assert upkeep.now() == Upkept()
+    assert old_town.credentials(north) == before
+    with open_door(old_town.registrar, Addresses(None, "localhost:0"), old_town.clock, lambda _event: None) as door:
+        assert Upkeep(old_town.place(north), Door(door.renewals), old_town.clock).now().renewed is not None
+
+
+def test_a_folder_that_cannot_be_written_is_told_of(old_town, events):
+    north = old_town.peer("north")
+    old_town.clock.advance(timedelta(days=4).total_seconds())
+    with open_door(old_town.registrar, Addresses(None, "localhost:0"), old_town.clock, events.append) as door:
+        upkeep = Upkeep(old_town.place(north), Door(door.renewals), old_town.clock)
+        roster = old_town.place(north).certificates / "roster.json"
+        roster.unlink()
+        roster.mkdir()
+        assert "cannot be" in upkeep.now().failure

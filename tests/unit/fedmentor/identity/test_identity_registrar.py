@@ -386,6 +386,18 @@ def test_a_reply_older_than_what_is_installed_is_refused(federation):
         federation.install(NORTH, old)
 
 
+def test_a_federation_that_was_founded_anew_begins_with_version_1_again(federation, tmp_path):
+    federation.enrol(NORTH)
+    federation.enrol(SOUTH)
+    anew = RegistrarTown(tmp_path / "anew", ManualClock())
+    anew.enrol(COORDINATOR)
+    place = federation.place(SOUTH)
+    asked = ask(place, invite=anew.invite(SOUTH), replace=True)
+    assert install(place, anew.registrar.admit(asked.request, Vouching()).reply, anew.clock.now()).roster_version == 2
+    federation.credentials(SOUTH)
+    assert [member.site for member in read_roster(place.certificates).members] == ["south"]
+
+
 def test_an_expired_reply_is_refused(federation):
     asked = federation.ask(NORTH)
     reply = federation.registrar.admit(asked.request, Vouching(asked.fingerprint)).reply

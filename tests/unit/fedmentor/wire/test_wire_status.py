@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from fedmentor import errors
-from fedmentor.errors import CoordinatorUnreachable, FedMentorError, IdentityRefused, LimitExceeded
+from fedmentor.errors import CoordinatorUnreachable, FedMentorError, IdentityRefused, LimitExceeded, PolicyRefusal
 from fedmentor.wire.status import CURE_KEY, ERROR_KEY, STATUS, error_from_call, status_of, trailing_metadata
 
 
@@ -63,6 +63,7 @@ def test_broken_lines_are_unreachable(code):
 
 def test_answers_without_our_name_are_mapped_by_status():
     assert type(error_from_call(_Call(grpc.StatusCode.UNAUTHENTICATED, "no"))) is IdentityRefused
+    assert type(error_from_call(_Call(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))) is PolicyRefusal
     too_large = "Received message larger than max (5000000 vs. 4194304)"
     assert type(error_from_call(_Call(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large))) is LimitExceeded
     assert (

@@ -1,0 +1,18 @@
+"""``fedmentor teacher``: its commands parse, call and print."""
+
+from __future__ import annotations
+
+import click
+
+from teacher_service.cli.asking import query
+from teacher_service.cli.batch import batch
+from teacher_service.cli.serving import build, convert, serve, status, stop
+
+
+@click.group()
+def teacher() -> None:
+    """The foundation model that mentors: serve it, ask it for soft labels."""
+
+
+for command in (convert, build, serve, status, query, batch, stop):
+    teacher.add_command(command)
