@@ -102,7 +102,8 @@ bench: install $(PEERS)/.installed  ## every performance table; DATA=DIR adds th
 	$(if $(DATA),python benchmarks/distillation.py $(QUOTED_DATA))
 
 faults: install  ## the long fault campaigns; their counts are printed
-	FEDMENTOR_LEDGER_KILLS=1000 FEDMENTOR_DP_TIGHT=200 pytest -s tests/faults tests/unit/fedmentor/privacy
+	FEDMENTOR_KILL_RUNS=200 FEDMENTOR_FUZZ_EXECUTIONS=1000000 FEDMENTOR_LEDGER_KILLS=1000 FEDMENTOR_DP_TIGHT=200 \
+		pytest -s tests/faults tests/unit/fedmentor/privacy
 	FEDMENTOR_SECAGG_CASES=10000 pytest --timeout 3600 tests/unit/fedmentor/secagg
 	FEDMENTOR_SIMULATION_EXAMPLES=2000 pytest --timeout 3600 tests/simulation
 	FEDMENTOR_AUDIT_MUTATIONS=10000 pytest -s --timeout 3600 tests/simulation/test_audit_mutations.py

@@ -2,11 +2,11 @@
 
     python benchmarks/robustness.py                 no defence and the default, about five minutes on an idle core
     python benchmarks/robustness.py --all           every rule, about three times as long
-    python benchmarks/robustness.py --rounds 6 --images 9
+    python benchmarks/robustness.py --start-epochs 0 --rounds 8 --learning-rate 3e-3          from a random model 0
 
 Ten sites on chest-X-ray phantoms (drawings; nothing here says anything about patients), each hospital's images at neighbouring
 sites, so that sites differ. Real parts: coordinator with its rounds, admission, journal and strategies; node sessions; SM-lite. In
-process and in one thread. Model 0 has learned from a few other phantoms. Dice is the patients' mean over all sites' held-out
+process and in one thread. Model 0 has learned a little from other phantoms. Dice is the patients' mean over all sites' held-out
 patients of the last model; a loss is in points (hundredths) against the same run with ten honest sites. Attacks marked ``+n`` also
 claim as many images as the run counts (``max_weight``), which a coordinator cannot check.
 """
@@ -17,7 +17,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,10 @@ from coordinator.app import Engine, EngineParts, build_engine
 from coordinator.phases.phase import PhaseLimits
 from coordinator.report import RunReport
 from coordinator.store.memory import MemoryJournal
+from coordinator.strategies.choice import robust_strategy
+from coordinator.strategies.dp_fedavg import DpFedAvg
+from coordinator.strategies.screening import idle_sites
+from coordinator.strategies.testing import combined, held_update
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, Dataset, open_dataset
 from fed_node.data.export import write_subset
 from fed_node.data.phantom import write_phantoms
@@ -48,6 +52,7 @@ from fedmentor.federation import RunManifest, TrainingPlan
 from fedmentor.ids import RunId, SiteId
 from fedmentor.models import ModelRecord, digest_of, load_record, save_model
 from fedmentor.robust import CoordinateMedian, Krum, NormClipping, RobustPlan, Rule, TrimmedMean
+from fedmentor.secagg.ring import Ring
 from fedmentor.testing.clock import ManualClock
 from fedmentor.testing.link import DirectLink
 
@@ -56,6 +61,7 @@ LIAR = SITES[3]
 PROXY_IMAGES = 16
 HELD_OUT_IMAGES = 3
 MAX_WEIGHT = 1000
+SPEED_PARAMETERS = 1_000_000
 
 DEFENCES: dict[str, Rule | None] = {
     "none (FedAvg)": None,
@@ -65,8 +71,7 @@ DEFENCES: dict[str, Rule | None] = {
     "multi-Krum, f = 1": Krum(malicious=1),
     "Krum, f = 1": Krum(malicious=1, selected=1),
 }
-ATTACKS: dict[str, tuple[Attack, int | None] | None] = {
-    "honest": None,
+ATTACKS: dict[str, tuple[Attack, int | None]] = {
     "sign flip": (Attack.SIGN_FLIP, None),
     "x100": (Attack.TIMES_100, None),
     "sign flip x100": (Attack.SIGN_FLIP_TIMES_100, None),
@@ -102,20 +107,40 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="every rule, not the default alone")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="NAME", help="columns of the table")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--images", type=int, default=6, help="training images a site")
+    parser.add_argument("--start-epochs", type=int, default=2, help="epochs of model 0 on the other phantoms; 0 for a random one")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    speed()
     shared_memory = Path("/dev/shm")  # noqa: S108 - folders in it are made by tempfile
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as place:
-        stage = set_up(Path(place), options.images, options.rounds, options.seed)
+        stage = set_up(Path(place), options)
         chosen = dict(list(DEFENCES.items())[: None if options.all else 2])
-        table(stage, chosen)
+        table(stage, chosen, options.attacks)
 
 
-def set_up(folder: Path, images: int, rounds: int, seed: int) -> Stage:
+def speed() -> None:
+    """CPU seconds of each rule on updates in memory."""
+    random, ring = np.random.default_rng(0), Ring()
+    updates = [held_update(site, random.normal(scale=0.01, size=SPEED_PARAMETERS), 10, ring) for site in SITES]
+    print(f"| CPU seconds, {len(SITES)} sites, {SPEED_PARAMETERS:,} parameters | |\n|---|---|")
+    central = DpFedAvg(1.0, 1.0, len(SITES), 1 << ring.fraction_bits, bytes(32))
+    for name, strategy in [*((name, robust_strategy(rule)) for name, rule in DEFENCES.items()), ("central DP-FedAvg", central)]:
+        began = time.process_time()
+        combined(strategy, updates, SPEED_PARAMETERS)
+        print(f"| {name} | {time.process_time() - began:.3f} |")
+    began = time.process_time()
+    idle_sites(updates, SPEED_PARAMETERS, updates[0].words)
+    print(f"| search for free riders | {time.process_time() - began:.3f} |\n", flush=True)
+
+
+def set_up(folder: Path, options: argparse.Namespace) -> Stage:
     """Draw the phantoms, deal them to the sites, and train model 0 on the first few."""
+    images, seed = options.images, options.seed
     per_site = images + HELD_OUT_IMAGES
     ids = write_phantoms(folder / "phantoms", PROXY_IMAGES + per_site * len(SITES), seed)
     dataset = open_dataset(folder / "phantoms")
@@ -124,10 +149,10 @@ def set_up(folder: Path, images: int, rounds: int, seed: int) -> Stage:
         mine = by_hospital[number * per_site : (number + 1) * per_site]
         write_subset(dataset, mine, folder / site, held_out=mine[images:])
     flip_masks(folder)
-    start(dataset.subset(ids[:PROXY_IMAGES]), folder / "model")
+    start(dataset.subset(ids[:PROXY_IMAGES]), folder / "model", options.start_epochs, seed)
     trainers = {site: StudentTrainer(SiteData(open_dataset(folder / site)), site, 1) for site in SITES}
-    plan = TrainingPlan(local_epochs=2, batch_images=4, learning_rate=1e-3, augment=False, seed=seed)
-    return Stage(folder, trainers, StudentTrainer(SiteData(open_dataset(folder / "flipped")), LIAR, 1), plan, rounds)
+    plan = TrainingPlan(local_epochs=2, batch_images=4, learning_rate=options.learning_rate, augment=False, seed=seed)
+    return Stage(folder, trainers, StudentTrainer(SiteData(open_dataset(folder / "flipped")), LIAR, 1), plan, options.rounds)
 
 
 def flip_masks(folder: Path) -> None:
@@ -142,27 +167,28 @@ def flip_masks(folder: Path) -> None:
             flipped.save(sample.mask)
 
 
-def start(proxy: Dataset, folder: Path) -> None:
-    """Train model 0."""
-    student = new_student(0)
-    plan = TrainingPlan(local_epochs=2, batch_images=4, learning_rate=2e-3, augment=False)
-    train(student, load_samples(proxy), plan, 0, TrainingOptions(schedule="cosine"))
+def start(proxy: Dataset, folder: Path, epochs: int, seed: int) -> None:
+    """Make model 0; with no epochs a random one."""
+    student = new_student(seed)
+    if epochs:
+        plan = TrainingPlan(local_epochs=epochs, batch_images=4, learning_rate=2e-3, augment=False)
+        train(student, load_samples(proxy), plan, seed, TrainingOptions(schedule="cosine"))
     tensors = student_tensors(student)
     save_model(folder, tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors)))
 
 
-def table(stage: Stage, defences: Mapping[str, Rule | None]) -> None:
+def table(stage: Stage, defences: Mapping[str, Rule | None], chosen: Sequence[str]) -> None:
     """One row a defence, one column an attack."""
-    print(f"| Dice points lost by one liar of ten | Dice, all honest | {' | '.join(list(ATTACKS)[1:])} | flagged | seconds |")
-    print(f"|{'---|' * (len(ATTACKS) + 3)}")
+    columns = ["Dice points lost by one liar of ten", "Dice of model 0", "all honest", *chosen, "flagged", "seconds"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for name, rule in defences.items():
-        began, reports = time.perf_counter(), {}
-        for label, attack in ATTACKS.items():
-            reports[label] = federate(stage, rule, attack)
-        honest = dice_of(reports["honest"])
-        losses = [f"{100 * (honest - dice_of(report)):.1f}" for label, report in reports.items() if label != "honest"]
-        seconds = time.perf_counter() - began
-        print(f"| {name} | {honest:.4f} | {' | '.join(losses)} | {flagged(reports)} | {seconds:.0f} |", flush=True)
+        began = time.perf_counter()
+        honest = federate(stage, rule, None)
+        reports = {label: federate(stage, rule, ATTACKS[label]) for label in chosen}
+        losses = [f"{100 * (dice_of(honest) - dice_of(report)):.1f}" for report in reports.values()]
+        first, found = honest.rounds[0].dice or 0.0, flagged({"honest": honest, **reports})
+        cells = [name, f"{first:.4f}", f"{dice_of(honest):.4f}", *losses, found, f"{time.perf_counter() - began:.0f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def flagged(reports: Mapping[str, RunReport]) -> str:

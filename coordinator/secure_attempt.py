@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from coordinator.state import PhaseName
 from fedmentor.ids import Digest, SiteId
 from fedmentor.secagg.aggregator import Advertising, Collecting, Consenting, Revealing, Sharing, Unmasking
-from fedmentor.secagg.messages import Delivery, bundle_bytes, indexes_bytes, sender_of, shares_from_bytes
+from fedmentor.secagg.messages import Delivery, bundle_bytes, sender_of, shares_from_bytes
 from fedmentor.secagg.plan import Group, SecurePlan
+from fedmentor.secagg.reading import indexes_bytes
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
 from fedmentor.secagg.signing import Signed, signed_from_bytes
 from fedmentor.secagg.transcript import Context

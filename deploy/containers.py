@@ -22,29 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCKERFILE = ROOT / "deploy" / "Dockerfile"
-TARGETS = ("coordinator", "node", "teacher", "steps")
-BUILD_ARGUMENTS = ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "TORCH_INDEX")
-"""Settings of the builder's that reach the Dockerfile where the environment has them."""
+from engine import EXIT_INTERRUPTED, EXIT_PEER, EXIT_POLICY, EXIT_USAGE, ROOT, Fault, docker, say
+from images import build, print_sizes, provide
 
 ONE_SHOT = ("registrar", "data", "distil", "plan")
 STEPS_TOLD = {"registrar": "certificates", "data": "data dealt", "distil": "student distilled", "plan": "manifest written"}
-EXIT_CONFIG, EXIT_POLICY, EXIT_INTERRUPTED = 3, 4, 130
 POLL_S = 1.0
 
 NO_ENGINE = (
     "error: {what}\n"
     "  try: install Docker Engine with its Compose plugin (https://docs.docker.com/engine/install/); `make demo` needs none"
 )
-
-
-class Fault(Exception):
-    """What to tell, and the exit code."""
-
-    def __init__(self, text: str, code: int = EXIT_CONFIG) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,7 @@ def main(arguments: list[str]) -> int:
     actions = {"images": images, "up": up, "down": down, "logs": logs, "token": token}
     if len(arguments) != 1 or arguments[0] not in actions:
         sys.stderr.write(f"usage: containers.py {' | '.join(actions)}\n")
-        return 2
+        return EXIT_USAGE
     try:
         actions[arguments[0]](find_federation())
     except Fault as fault:
@@ -154,53 +142,8 @@ def find_compose() -> tuple[str, ...]:
 
 def images(federation: Federation) -> None:
     """Build the images and print their sizes."""
-    build(federation)
-    base = image_bytes(os.environ.get("BASE_IMAGE") or base_image())
-    say(f"{'image':32}{'total':>10}{'own layers':>12}")
-    for target in TARGETS:
-        total = image_bytes(image_name(target))
-        say(f"{image_name(target):32}{total / 1e6:>7.0f} MB{(total - base) / 1e6:>9.0f} MB")
-    say(f"own layers: beside the base image of {base / 1e6:.0f} MB; node, teacher and steps share most of theirs")
-
-
-def provide(federation: Federation) -> None:
-    """Build the images; or, where FEDMENTOR_TAG names some, see that they are here.
-
-    Raises:
-        Fault: a build failed, or an image is missing.
-    """
-    if not os.environ.get("FEDMENTOR_TAG"):
-        build(federation)
-        return
-    engine = docker("version", "--format", "{{.Server.Arch}}")
-    for target in TARGETS:
-        command = ["docker", "image", "inspect", "--format", "{{.Architecture}}", image_name(target)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        if found.returncode != 0:
-            raise Fault(f"error: there is no image {image_name(target)} here\n  try: make images, or docker load")
-        if found.stdout.strip() != engine:
-            built_for = f"error: the image {image_name(target)} was built for {found.stdout.strip()}, and this engine is {engine}"
-            raise Fault(f"{built_for}\n  try: make images on this machine")
-
-
-def build(federation: Federation) -> None:
-    """Build what is not built yet; one line an image.
-
-    Raises:
-        Fault: a build failed.
-    """
-    federation.results.mkdir(parents=True, exist_ok=True)
-    labels = ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision()}"]
-    passed = [part for name in BUILD_ARGUMENTS if os.environ.get(name) for part in ("--build-arg", name)]
-    for target in TARGETS:
-        started, log = time.monotonic(), federation.results / f"build-{target}.log"
-        command = ["docker", "build", "--file", str(DOCKERFILE), "--target", target, "--tag", image_name(target), *passed, *labels]
-        with log.open("wb") as output:
-            done = subprocess.run([*command, str(ROOT)], stdout=output, stderr=subprocess.STDOUT, check=False)
-        if done.returncode != 0:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise Fault(f"{last}\nerror: the image {image_name(target)} was not built\n  try: read {log}")
-        say(f"image {image_name(target)}: {time.monotonic() - started:.0f} s")
+    build(federation.results)
+    print_sizes()
 
 
 def up(federation: Federation) -> None:
@@ -210,7 +153,7 @@ def up(federation: Federation) -> None:
         Fault: a step or the run failed.
     """
     federation.results.mkdir(parents=True, exist_ok=True)
-    provide(federation)
+    provide(federation.results)
     log = federation.results / "compose.log"
     with log.open("wb") as output:
         starting = subprocess.Popen(
@@ -347,54 +290,8 @@ def token(federation: Federation) -> None:
     """
     content = federation.file("teacher", "/teacher/key_file.json")
     if content is None:
-        raise Fault("error: no teacher is up\n  try: make up", 5)
+        raise Fault("error: no teacher is up\n  try: make up", EXIT_PEER)
     say(json.loads(content)["inference"]["key"])
-
-
-def image_name(target: str) -> str:
-    """Name and tag of an image."""
-    return f"fedmentor/{target}:{os.environ.get('FEDMENTOR_TAG') or 'latest'}"
-
-
-def base_image() -> str:
-    """The Dockerfile's own choice."""
-    return re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[1]
-
-
-def image_bytes(name: str) -> int:
-    """Size of an image with everything below it."""
-    return int(docker("image", "inspect", "--format", "{{.Size}}", name))
-
-
-def version() -> str:
-    """FedMentor's version."""
-    return re.search(r'__version__ = "([^"]+)"', (ROOT / "fedmentor" / "__init__.py").read_text())[1]
-
-
-def revision() -> str:
-    """The commit, where this is a checkout."""
-    if shutil.which("git") is None:
-        return "unknown"
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def docker(*arguments: str) -> str:
-    """Run docker and give what it prints.
-
-    Raises:
-        Fault: it failed.
-    """
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Fault(f"error: docker {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def say(line: str) -> None:
-    """One line for people, at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from fed_node.outbox import OutboxEntry
 from fedmentor.errors import PolicyRefusal, RoundClosed
 from fedmentor.federation import RoundRef, RunManifest, SecureStep, StepAnswer, StepName, UpdateHeader
 from fedmentor.ids import Digest, SiteId
-from fedmentor.secagg.messages import bundle_from_bytes, delivery_from_bytes, indexes_from_bytes
+from fedmentor.secagg.messages import bundle_from_bytes, delivery_from_bytes
+from fedmentor.secagg.reading import indexes_from_bytes
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
 from fedmentor.secagg.secret import Entropy
 from fedmentor.secagg.signing import Signer

@@ -7,6 +7,9 @@
       └──── link broke: exponential backoff with jitter ◄───────┤  └── Train, SecureStep, Evaluate, Wait
             longer than give_up_seconds: CoordinatorUnreachable ┘
 
+Every directive is shown to the witness first (fed_node.witness), which looks into the coordinator's audit trail before an order is
+carried out.
+
 Train, step by step (``Session._train``)::
 
     1 guard     directive fits the manifest; not behind the last receipt; in a secure run the other sites' shares open

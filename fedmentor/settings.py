@@ -76,5 +76,5 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} cannot be read as TOML: it is not UTF-8", cure="give a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of thousands of brackets
         raise ConfigError(f"{file} is not TOML: {error}") from error

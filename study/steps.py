@@ -79,7 +79,7 @@ def data(parts: Path, source: Path | None, scratch: Path, **choices: int | None)
     plan = plan_of(source, StudyPlan(), choices)
     with TemporaryDirectory(dir=scratch) as work:
         prepared = prepare(plan, source, Path(work))
-        hand_out_data({PROXY: prepared.proxy, **prepared.sites}, parts)
+        hand_out_data({PROXY: prepared.proxy} | {str(site): folder for site, folder in prepared.sites.items()}, parts)
     facts = prepared.facts
     click.echo(f"{facts.images} images of {facts.patients} patients; {facts.proxy_images} in the public pool")
     for site, counts in facts.sites.items():

@@ -9,8 +9,8 @@ another teacher.
 * ``stretch256-nearest-bgr-v1``, SAM-Med2D (OpenGVLab/SAM-Med2D, predictor_sammed.py): OpenCV's INTER_NEAREST to 256x256 whatever
   the aspect, (value - mean) / std with SAM's constants applied in blue-green-red order as in their training; coordinates scaled
   in x and y separately, not rounded.
-* ``longest1024-bilinear-rgb-v1``, SAM (facebookresearch/segment-anything, predictor.py and transforms.py): longest side to 1024 with
-  Pillow's bilinear filter, (value - mean) / std, zeros on the right and the bottom; coordinates scaled in x and y, not rounded.
+* ``longest1024-bilinear-rgb-v1``, SAM (facebookresearch/segment-anything, predictor.py and transforms.py): longest side to 1024
+  with Pillow's bilinear filter, (value - mean) / std, zeros on the right and the bottom; coordinates scaled per axis, not rounded.
 """
 
 from __future__ import annotations

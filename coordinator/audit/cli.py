@@ -48,8 +48,8 @@ def verify(source: Path, certificates: Path | None, notes: tuple[Path, ...], *, 
     from fedmentor.errors import EXIT_CONFIG, EXIT_OK
 
     keys = None if certificates is None else read_audit_keys(certificates)
-    noted = [checkpoint for file in notes for checkpoint in read_checkpoints(file)]
     trail = read_trail(source)
+    noted = [checkpoint for file in notes for checkpoint in read_checkpoints(file, trail.run)]
     found = review(trail, keys, noted)
     if as_json:
         click.echo(json.dumps(_as_json(trail.run, found), indent=2))
@@ -118,9 +118,10 @@ def _as_json(run: str, found: Review) -> dict[str, object]:
 
 def _show_review(run: str, found: Review) -> None:
     if found.fault is not None:
-        where = "" if found.fault.record is None else f"record {found.fault.record}: "
-        click.echo(f"run {run}: DOES NOT HOLD: {where}{found.fault.reason}")
-        click.echo(f"sound up to there: {found.head.records} records")
+        click.echo(f"run {run}: DOES NOT HOLD: {found.fault.reason}")
+        if found.fault.record is not None:
+            click.echo(f"first bad record: {found.fault.record}")
+        click.echo(f"chained without a gap: {found.head.records} records")
         return
     click.echo(f"run {run}: {found.head.records} records, chained without a gap; head {found.head.hash}")
     checked = "signed by the coordinator" if found.signatures_checked else "SIGNATURES NOT CHECKED: give --certificates"

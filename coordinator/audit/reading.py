@@ -11,6 +11,7 @@ from fedmentor.audit.checkpoint import SignedCheckpoint
 from fedmentor.audit.export import MAX_LINE_CHARACTERS, AuditTrail, checkpoint_from_line, export_lines, trail_from_lines
 from fedmentor.clock import SystemClock
 from fedmentor.errors import ConfigError, DataError
+from fedmentor.ids import RunId
 from fedmentor.models import write_atomically
 
 MAX_FILE_BYTES = 1 << 31
@@ -45,17 +46,18 @@ def write_export(trail: AuditTrail, file: Path) -> None:
     write_atomically(file, "".join(f"{line}\n" for line in export_lines(trail)).encode())
 
 
-def read_checkpoints(file: Path) -> tuple[SignedCheckpoint, ...]:
-    """The checkpoints in a file of JSON lines, of which other lines are skipped: a site's note, its evidence, or an export.
+def read_checkpoints(file: Path, run: RunId) -> tuple[SignedCheckpoint, ...]:
+    """The checkpoints of a run in a file of JSON lines, of which the others are skipped: a site's note, its evidence, or an export.
 
     Raises:
         ConfigError: the file cannot be read.
-        DataError: a checkpoint in it is malformed, or there is none.
+        DataError: a checkpoint in it is malformed, or there is none of this run.
     """
     found = tuple(checkpoint_from_line(line) for line in _lines(file) if line.startswith('{"checkpoint":'))
-    if not found:
-        raise DataError(f"{file} holds no checkpoint", cure="give what `fedmentor node checkpoint` prints at a site")
-    return found
+    of_run = tuple(signed for signed in found if signed.checkpoint.run == run)
+    if not of_run:
+        raise DataError(f"{file} holds no checkpoint of run {run}", cure="give what `fedmentor node checkpoint` prints at a site")
+    return of_run
 
 
 def _trail(tx: Transaction) -> AuditTrail:

@@ -294,15 +294,16 @@ class _SqliteTransaction(SqliteConduct):
 
     def audit_records(self, start: int = 0, stop: int | None = None) -> tuple[AuditRecord, ...]:
         rows = self._connection.execute(
-            "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit WHERE seq >= ? AND (?2 IS NULL OR seq < ?2)"
+            "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM audit WHERE seq >= ? AND (? IS NULL OR seq < ?)"
             " ORDER BY seq",
-            (start, stop),
+            (start, stop, stop),
         )
         return tuple(AuditRecord(*row) for row in rows)
 
     def checkpoint(self, records: int | None = None) -> SignedCheckpoint | None:
         row = self._connection.execute(
-            "SELECT content, signature FROM checkpoint WHERE ?1 IS NULL OR records = ?1 ORDER BY records DESC LIMIT 1", (records,)
+            "SELECT content, signature FROM checkpoint WHERE ? IS NULL OR records = ? ORDER BY records DESC LIMIT 1",
+            (records, records),
         ).fetchone()
         return signed_checkpoint(*row) if row else None
 
@@ -316,8 +317,8 @@ class _SqliteTransaction(SqliteConduct):
 
     def countersignatures(self, records: int | None = None) -> tuple[Countersignature, ...]:
         rows = self._connection.execute(
-            "SELECT records, site, signature FROM countersignature WHERE ?1 IS NULL OR records = ?1 ORDER BY records, site",
-            (records,),
+            "SELECT records, site, signature FROM countersignature WHERE ? IS NULL OR records = ? ORDER BY records, site",
+            (records, records),
         )
         return tuple(Countersignature(*row) for row in rows)
 

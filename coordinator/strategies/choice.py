@@ -24,11 +24,14 @@ def strategy_for(manifest: RunManifest, noise_seed: Callable[[], bytes]) -> Stra
     """
     if manifest.central_privacy is not None:
         return _central(manifest, manifest.central_privacy, noise_seed())
-    return FedAvg() if manifest.robust is None else _robust(manifest.robust.rule)
+    return robust_strategy(None if manifest.robust is None else manifest.robust.rule)
 
 
-def _robust(rule: robust.Rule) -> Strategy:
+def robust_strategy(rule: robust.Rule | None) -> Strategy:
+    """The strategy of a rule; the weighted mean where there is none."""
     match rule:
+        case None:
+            return FedAvg()
         case robust.NormClipping():
             return NormClipping(rule)
         case robust.CoordinateMedian():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from fed_node.cli.progress import progress_lines
 if TYPE_CHECKING:
     from fed_node.cli.progress import Advance
     from fed_node.doctor.finding import Finding
+
+Item = TypeVar("Item")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -75,10 +77,10 @@ def _findings(arguments: dict[str, Any], advance: Advance) -> Iterator[Finding]:
         return
     yield good("settings", f"those of site {config.site}")
 
-    def progress(label: str, files: Sequence[Path]) -> Iterable[Path]:
-        for done, path in enumerate(files, 1):
-            yield path
-            advance(label, done, len(files), "")
+    def progress(label: str, items: Sequence[Item], /) -> Iterable[Item]:
+        for done, item in enumerate(items, 1):
+            yield item
+            advance(label, done, len(items), "")
 
     yield from examine(config, SystemClock().now(), scope, progress)
 

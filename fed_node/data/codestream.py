@@ -38,6 +38,11 @@ class FrameSize:
     sample_bytes: int
 
 
+def needs_codec(syntax: str) -> bool:
+    """Whether pixels in this transfer syntax are decoded by a library in C++; the others are copied, or unpacked in Python."""
+    return syntax in JPEG_FAMILY | JPEG_2000
+
+
 def check_frame(syntax: str, frame: bytes, expected: FrameSize) -> None:
     """Refuse a compressed frame that would expand to something else than its DICOM header says.
 

@@ -11,7 +11,8 @@ import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from fed_node.data.codestream import FrameSize, check_frame
+from fed_node.data.codestream import FrameSize, check_frame, needs_codec
+from fed_node.data.decoder import DECODER
 from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
 from fed_node.data.limits import GreyImage, stretched, unreadable
 from fedmentor.errors import UnreadableImage
@@ -21,7 +22,7 @@ def read_dicom(path: Path) -> GreyImage:
     """Read one frame as it is meant to be displayed.
 
     Before any memory is taken for pixels: the size in the header is within the limits, and a compressed frame's own size is the
-    same. No message quotes what the file holds.
+    same. What C++ codecs decode is decoded in a process of its own. No message quotes what the file holds.
 
     Returns:
         uint8 [H, W].
@@ -33,13 +34,25 @@ def read_dicom(path: Path) -> GreyImage:
     try:
         with silent():
             _check_usable(path, header)
-            dataset = pydicom.dcmread(path)
-            check_expansion(dataset)
-            return _grey(dataset, np.asarray(dataset.pixel_array))
+            if needs_codec(syntax_of(header)):
+                return DECODER.grey(path, (int(header.Rows), int(header.Columns)))
+        return decoded(path)
     except UnreadableImage:
         raise
     except Exception as error:  # noqa: BLE001 - codecs raise whatever their plug-ins raise
         raise unreadable(path, error, "a DICOM") from None
+
+
+def decoded(path: Path) -> GreyImage:
+    """Read the pixels of a file whose header was found good; raises whatever the libraries raise.
+
+    Returns:
+        uint8 [H, W].
+    """
+    with silent():
+        dataset = pydicom.dcmread(path)
+        check_expansion(dataset)
+        return _grey(dataset, np.asarray(dataset.pixel_array))
 
 
 def _check_usable(path: Path, header: pydicom.Dataset) -> None:

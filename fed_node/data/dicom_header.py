@@ -28,7 +28,8 @@ DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 """No decoder under a permissive licence reads its 12-bit form."""
 
-SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+"""Segmentation Storage and Label Map Segmentation Storage."""
 
 MAX_BITS = 32
 
@@ -44,6 +45,7 @@ for _name in ("pydicom", "highdicom"):
 class Reason(Enum):
     """Why an object is not used; the value is what people read."""
 
+    NO_ACCESS = "closed to the node's user"
     NOT_DICOM = "not a DICOM file"
     DAMAGED = "truncated, damaged or deflated"
     NO_CODEC = "compressed in a way that no installed codec reads"
@@ -112,8 +114,8 @@ def refusal_of(header: pydicom.Dataset) -> Refusal | None:
 
 
 def is_segmentation(header: pydicom.Dataset) -> bool:
-    """Whether the object is a DICOM Segmentation (PS3.3, A.51)."""
-    return bool(header.get("SOPClassUID") == SEGMENTATION_CLASS)
+    """Whether the object is a DICOM segmentation."""
+    return str(header.get("SOPClassUID")) in SEGMENTATION_CLASSES
 
 
 def is_localizer(header: pydicom.Dataset) -> bool:

@@ -134,15 +134,18 @@ def export_files(folder: Path) -> tuple[Path, ...]:
     """Every file below a folder, in the order of ``find FOLDER -type f | LC_ALL=C sort``.
 
     Raises:
-        DataError: not a folder, or more than MAX_FILES files.
+        DataError: not a folder, more than MAX_FILES files, or a folder in it that cannot be opened.
     """
     if not folder.is_dir():
         raise EmptyDataset(f"{folder} is not a folder", cure="give the folder of a PACS export, or one with metadata.csv")
     files: list[Path] = []
-    for place, _, names in os.walk(folder):
+    closed: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=closed.append):
         files += [path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink()]
         if len(files) > MAX_FILES:
             raise DataError(f"{folder} has more than {MAX_FILES} files", cure="give a folder with the images of this project only")
+    if closed:
+        raise DataError(f"{len(closed)} folders of {folder} are closed to the node's user", cure="let it read all of the export")
     return tuple(sorted(files, key=os.fsencode))
 
 
@@ -180,6 +183,8 @@ def held_out_patients(patients: Iterable[str], pseudonyms: Pseudonyms, share: fl
 
 def _look(path: Path, number: int, survey: _Survey, how: tuple[Pseudonyms, ExportRules]) -> Reason | None:
     """Note what one file is; gives the reason where it is not used."""
+    if not os.access(path, os.R_OK):
+        return Reason.NO_ACCESS
     if not is_dicom(path):
         return Reason.NOT_DICOM
     try:

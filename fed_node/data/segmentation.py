@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pydicom
 
+from fed_node.data.codestream import needs_codec
 from fed_node.data.dicom import check_expansion
-from fed_node.data.dicom_header import is_segmentation, read_header, silent
+from fed_node.data.dicom_header import is_segmentation, read_header, silent, syntax_of
 from fed_node.data.limits import Mask, unreadable
 from fedmentor.errors import DataError, MaskMismatch, UnreadableImage
 
@@ -53,7 +54,8 @@ def segmentation_facts(header: pydicom.Dataset) -> SegmentationFacts:
     sources = [source for group in groups for source in group.get("DerivationImageSequence") or ()]
     images = [image for source in sources for image in source.get("SourceImageSequence") or ()]
     references = {str(image.get("ReferencedSOPInstanceUID")) for image in images}
-    everything = list(header.get("SegmentSequence") or ())
+    # Number 0 is the background of a label map.
+    everything = [item for item in header.get("SegmentSequence") or () if int(item.SegmentNumber) != 0]
     lungs = [item for item in everything if _property_type(item) in LUNG_CODES]
     chosen = lungs or (everything if len(everything) == 1 else [])
     automatic = bool(chosen) and all(item.get("SegmentAlgorithmType") == "AUTOMATIC" for item in chosen)
@@ -105,6 +107,8 @@ def read_segmentation(path: Path, uid: str, size: tuple[int, int]) -> Mask:
 def _checked(path: Path, header: pydicom.Dataset, uid: str, size: tuple[int, int]) -> SegmentationFacts:
     if not is_segmentation(header):
         raise UnreadableImage(f"{path} is not a DICOM segmentation")
+    if needs_codec(syntax_of(header)):
+        raise UnreadableImage(f"{path} is compressed like a photograph", cure="export the segmentation uncompressed or as RLE")
     rows, columns, frames = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
     if (rows, columns) != size:
         raise MaskMismatch(f"{path} is {columns}x{rows} pixels, its image {size[1]}x{size[0]}")

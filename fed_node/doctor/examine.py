@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from fed_node.config import NodeConfig
 from fed_node.data.check import check_dataset, unreadable_samples
@@ -30,8 +31,15 @@ from fedmentor.privacy.accounting import TightEpsilon
 from fedmentor.teacher.client import TorchServeTeacher
 from fedmentor.teacher.endpoint import read_endpoint
 
-Progress = Callable[[str, Sequence[Path]], Iterable[Path]]
-"""(label, files): gives the files and shows how far the work is."""
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Shows how far a piece of work is."""
+
+    def __call__(self, label: str, items: Sequence[Item], /) -> Iterable[Item]:
+        """Give the items one by one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def data_findings(config: NodeConfig, scope: Scope, progress: Progress) -> list[
     try:
         if is_export(config.data):
             return _export_findings(config, scope, progress)
-        return _dataset_findings(config.data, scope)
+        return _dataset_findings(config.data, scope, progress)
     except DataError as error:
         return [fault_of(site_data.CHECK, error)]
 
@@ -123,10 +131,10 @@ def network_findings(config: NodeConfig, now: datetime, outbox: OutboxFacts | No
     return findings
 
 
-def _dataset_findings(folder: Path, scope: Scope) -> list[Finding]:
+def _dataset_findings(folder: Path, scope: Scope, progress: Progress) -> list[Finding]:
     findings: list[Finding] = []
     if scope.pixels:
-        report = check_dataset(folder, required=[SPLIT_COLUMN])
+        report = check_dataset(folder, required=[SPLIT_COLUMN], progress=lambda ids: progress("images", ids))
         findings += [site_data.counts(report.images, report.masks, report.patients), *site_data.dataset_faults(report)]
         if not report.good:
             return findings
@@ -144,7 +152,7 @@ def _export_findings(config: NodeConfig, scope: Scope, progress: Progress) -> li
     pseudonyms = Pseudonyms(key or secrets.token_bytes(KEY_BYTES))
     export = survey_export(config.data, pseudonyms, config.dicom.rules, lambda files: progress("headers", files))
     dataset = export_dataset(config.data, export, pseudonyms, config.dicom.held_out)
-    broken = unreadable_samples(dataset) if scope.pixels else ()
+    broken = unreadable_samples(dataset, lambda samples: progress("images", samples)) if scope.pixels else ()
     return [
         site_data.counts(len(export.pictures), export.masks, export.patients),
         *site_data.left_out(export.left_out),

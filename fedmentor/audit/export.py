@@ -90,7 +90,11 @@ def checkpoint_from_line(line: str) -> SignedCheckpoint:
     content, signature = values.get("checkpoint"), _decoded(values.get("signature"))
     if not isinstance(content, dict) or signature is None:
         raise DataError("not a checkpoint with its signature")
-    signed = signed_checkpoint(canonical_json(content), signature)
+    try:
+        encoded = canonical_json(content)
+    except ValueError as error:  # JSON can spell half of a surrogate pair, and numbers that are none
+        raise DataError("not a checkpoint with its signature") from error
+    signed = signed_checkpoint(encoded, signature)
     _check_canonical(line, checkpoint_to_line(signed))
     return signed
 

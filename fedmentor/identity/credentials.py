@@ -18,7 +18,7 @@ from fedmentor.identity.authority import CLOCK_LEEWAY
 from fedmentor.identity.files import read_bounded
 from fedmentor.identity.layout import CA_FILE, CERTIFICATE_FILE, COORDINATOR_FOLDER, KEY_FILE, SITES_FOLDER
 from fedmentor.identity.names import Peer, peer_of
-from fedmentor.identity.signed import MAX_CA_BYTES, RENEWAL_PAUSE_SECONDS, RENEWAL_TRIES, authorities_of
+from fedmentor.identity.signed import MAX_CA_BYTES, RENEWAL_PAUSE_SECONDS, RENEWAL_TRIES, UNREADABLE, authorities_of
 from fedmentor.ids import SiteId
 from fedmentor.wire.channel import Credentials
 
@@ -121,12 +121,12 @@ def peer_of_client(pem: bytes) -> Peer:
     """
     try:
         certificate = load_certificate(pem, "the peer's certificate")
-        key, extensions = certificate.public_key(), certificate.extensions
-    except (ConfigError, UnsupportedAlgorithm, ValueError) as error:
+    except ConfigError as error:
         raise IdentityRefused("the peer's certificate cannot be read") from error
+    key = certificate.public_key()
     good_key = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
     good_hash = isinstance(certificate.signature_hash_algorithm, hashes.SHA256)
-    authority = any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in extensions)
+    authority = any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in certificate.extensions)
     if not good_key or not good_hash or authority:
         raise IdentityRefused("the certificate is not of the form that the federation's authority issues", cure=_RENEW)
     return peer_of_certificate(pem)
@@ -162,9 +162,12 @@ def load_certificate(pem: bytes, what: str) -> x509.Certificate:
         ConfigError: it is none; ``what`` is what to call it.
     """
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
-        raise ConfigError(f"{what} is not a PEM certificate", cure=_RENEW) from error
+        certificate = x509.load_pem_x509_certificate(pem)
+        # The library reads these only when they are asked for, and that may be where nobody expects that they cannot be read.
+        certificate.public_key(), certificate.extensions, certificate.signature_hash_algorithm
+    except UNREADABLE as error:
+        raise ConfigError(f"{what} is not a PEM certificate that can be read", cure=_RENEW) from error
+    return certificate
 
 
 def _public_of_key(pem: bytes, path: Path) -> bytes:

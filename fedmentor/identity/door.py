@@ -1,7 +1,9 @@
 """The registrar online: gRPC for enrolment with an invite, and for renewal with a certificate. Two ports, one server.
 
-Enrolment has TLS of the server alone, because whoever asks has no certificate yet; its request proves an invite. Renewal is mutual
-TLS. The server's own certificate is for ``registrar.FEDERATION``, which no member can get, and lives in memory.
+Enrolment has TLS of the server alone, because whoever asks has no certificate yet; its request proves an invite, or keys that are a
+member's already. Whoever copied a request on its way gets no more by sending it again than that member's next certificate, which is
+worth nothing without the member's private key. Renewal is mutual TLS. The server's own certificate is for ``registrar.FEDERATION``,
+which no member can get, and lives in memory.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ THREADS: Final = 4
 """Of the server; each call is a few signatures and one small file."""
 
 CONCURRENT_CALLS: Final = 16
+GRACE_SECONDS: Final = 2.0
+"""For calls under way when the door is closed."""
 
 _INTERNAL: Final = "the registrar failed on this request; its log has the cause"
 
@@ -195,17 +199,18 @@ def open_door(registrar: Registrar, listen: Addresses, clock: Clock, observe: Ob
     # One for each port: each asks for news of its own.
     enrolment, renewals = DoorCertificate(registrar, clock), DoorCertificate(registrar, clock)
     servicer = DoorServicer(registrar, registrar.state().federation, observe)
-    server = grpc.server(ThreadPoolExecutor(THREADS, "door"), options=DOOR_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
-    add_RegistrarServicer_to_server(servicer, server)
-    bound = Addresses(
-        _bind(server, listen.enrolment, _without_client_certificates(enrolment)),
-        _bind(server, listen.renewals, server_credentials(renewals.current, renewals.renewed)),
-    )
-    server.start()
-    try:
-        yield bound
-    finally:
-        server.stop(grace=2).wait()
+    with ThreadPoolExecutor(THREADS, "door") as threads:
+        server = grpc.server(threads, options=DOOR_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
+        add_RegistrarServicer_to_server(servicer, server)
+        bound = Addresses(
+            _bind(server, listen.enrolment, _without_client_certificates(enrolment)),
+            _bind(server, listen.renewals, server_credentials(renewals.current, renewals.renewed)),
+        )
+        server.start()
+        try:
+            yield bound
+        finally:
+            server.stop(GRACE_SECONDS).wait()
 
 
 def _checked(request: bytes) -> EnrolmentRequest:

@@ -26,6 +26,7 @@ from fedmentor.errors import ConfigError, IdentityRefused
 from fedmentor.identity.authority import coordinator_names, site_names
 from fedmentor.identity.invite import Invite, enrolment_bytes, prove
 from fedmentor.identity.names import Peer, coordinator_host, peer_of, registrar_host
+from fedmentor.identity.signed import UNREADABLE
 
 MAX_REQUEST_BYTES: Final = 1 << 15
 """Two requests are about 1 kB; a coordinator may name many hosts."""
@@ -164,7 +165,7 @@ def _two_requests(data: bytes, source: str) -> tuple[x509.CertificateSigningRequ
     try:
         first, second = (x509.load_pem_x509_csr(block) for block in blocks)
         first.public_key(), second.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{source} is not a request: a PEM certificate request in it cannot be read", cure=_ASK) from error
     return first, second
 
@@ -179,7 +180,7 @@ def _is_signed(request: x509.CertificateSigningRequest) -> bool:
 def _sans(request: x509.CertificateSigningRequest | x509.Certificate) -> x509.SubjectAlternativeName:
     try:
         return request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
+    except (x509.ExtensionNotFound, *UNREADABLE) as error:
         raise IdentityRefused(
             "a certificate or a request for one names nobody: it has no SAN that can be read", cure=_ASK
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -37,6 +37,16 @@ RENEWAL_PAUSE_SECONDS: Final = 0.2
 """Files that do not fit together are read so many times, so far apart: they may be in the middle of being renewed."""
 
 _ASK = "get the current files from the registrar (`fedmentor federation roster --out`)"
+
+
+UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises where a certificate or a request for one cannot be read, be it when it is loaded or later."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,12 @@ def authorities_of(pem: bytes, source: str) -> list[x509.Certificate]:
     """
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+        keys = [authority.public_key() for authority in found]
+    except UNREADABLE as error:
         raise ConfigError(f"{source} is not a PEM certificate", cure=_ASK) from error
     if len(found) > MAX_AUTHORITIES:
         raise ConfigError(f"{source} has {len(found)} certificates, at most {MAX_AUTHORITIES} are taken", cure=_ASK)
-    if not all(isinstance(authority.public_key(), ec.EllipticCurvePublicKey) for authority in found):
+    if not all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys):
         raise ConfigError(f"{source} has a certificate whose key is not an elliptic-curve one", cure=_ASK)
     return found
 

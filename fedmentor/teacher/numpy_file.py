@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_numpy(data: bytes, view: View) -> Pixels:
     """
     try:
         values = _array(data)
-    except (ValueError, OSError, EOFError, SyntaxError, RecursionError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, RecursionError, TokenError) as error:
         raise UnreadableImage("the NumPy file is truncated or corrupt", cure="write it with numpy.save") from error
     return eight_bits(values, view.window)
 

@@ -6,6 +6,7 @@ import click
 
 from teacher_service.cli.asking import query
 from teacher_service.cli.batch import batch
+from teacher_service.cli.playground import playground
 from teacher_service.cli.serving import build, convert, serve, status, stop
 
 
@@ -14,5 +15,5 @@ def teacher() -> None:
     """The foundation model that mentors: serve it, ask it for soft labels."""
 
 
-for command in (convert, build, serve, status, query, batch, stop):
+for command in (convert, build, serve, status, query, batch, playground, stop):
     teacher.add_command(command)

@@ -51,7 +51,7 @@ def batch(data: Path, cache: Path | None, embeddings: Path | None, **options: An
         check_writable(folder)
     chosen = BatchOptions(options["auto"], options["in_flight"], options["keep_colour"])
     pictures = pictures_of(data)
-    with _client(options) as client, progress_lines() as advance:
+    with asked_client(options) as client, progress_lines() as advance:
         work = Batch(client, FolderStore(root), chosen, EmbeddingStore(embeddings) if embeddings else None)
 
         def told(done: int, total: int, fault: str) -> None:
@@ -66,7 +66,8 @@ def batch(data: Path, cache: Path | None, embeddings: Path | None, **options: An
 
 
 @contextlib.contextmanager
-def _client(options: dict[str, Any]) -> Iterator[TeacherClient]:
+def asked_client(options: dict[str, Any]) -> Iterator[TeacherClient]:
+    """A client of the teacher that the options name, in this process or elsewhere."""
     from fedmentor.teacher.client import TeacherClient, TorchServeTeacher
 
     if not options["local"]:

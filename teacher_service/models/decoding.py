@@ -1,10 +1,11 @@
 """SAM's mask decoder, rearranged: the same answer for a fraction of the work on a CPU.
 
 Kirillov et al., "Segment Anything", arXiv 2304.02643, appendix A; reference ``segment_anything.modeling.MaskDecoder``. Half of
-the reference's time goes into projecting the image's 4096 tokens for attention with about seven prompt tokens. Since the scores are q (W k + b), the projection can be applied to the few prompt tokens instead: (W^T q) k. A bias on the attended side adds
-the same to every score of a softmax and vanishes. Likewise a softmax's rows sum to one, so an output's bias can ride on its values.
-Up-scaling by transposed convolutions of size and stride 2 is a product of each token with a matrix. Differences to the reference are
-rounding: below 1e-5 of a probability.
+the reference's time goes into projecting the image's 4096 tokens for attention with about seven prompt tokens. Since the scores are
+q (W k + b), the projection can be applied to the few prompt tokens instead: (W^T q) k. A bias on the attended side adds the same to
+every score of a softmax and vanishes. Likewise a softmax's rows sum to one, so an output's bias can ride on its values. Up-scaling
+by transposed convolutions of size and stride 2 is a product of each token with a matrix. Differences to the reference are rounding:
+below 1e-5 of a probability.
 
 Objects are decoded one after another: one image's tokens stay in the processor's cache, those of eight do not.
 """
@@ -30,7 +31,9 @@ class FoldedDecoder(nn.Module):
     """
 
     up_first: torch.Tensor
+    up_first_bias: torch.Tensor
     up_second: torch.Tensor
+    up_second_bias: torch.Tensor
 
     def __init__(self, trained: Any) -> None:
         super().__init__()

@@ -191,6 +191,12 @@ class Containers:
         return "".join(listed).split()
 
 
+def tried_in_usual_container(doors: dict[str, tuple[str, int]]) -> dict[str, str]:
+    """The same as ``Containers.tried`` from a container on the engine's own network, to which nothing was done."""
+    command = ["docker", "run", "--rm", "--entrypoint", "python", f"fedmentor/coordinator:{TAG}", "-c"]
+    return json.loads(ran([*command, TRY_DOORS.format(doors=json.dumps(doors))]).stdout)
+
+
 def free_ports() -> tuple[int, int]:
     """Two ports of this machine that nobody has."""
     with socket.socket() as first, socket.socket() as second:

@@ -14,6 +14,7 @@ from containers_engine import PATIENCE_S, ROUNDS, SITES, TAG, Containers, free_p
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
 AWAY_S = 10.0
+QUORUM = 3
 
 
 @dataclass
@@ -31,12 +32,12 @@ class Endured:
     left: list[str]
 
 
-@pytest.fixture(scope="module")
-def endured(images: str, tmp_path_factory: pytest.TempPathFactory) -> Endured:
-    """In plain mode, where a site that was killed takes part in the same round again: the result must be the undisturbed one."""
+@pytest.fixture(scope="module", params=["plain", "secagg"])
+def endured(request: pytest.FixtureRequest, images: str, tmp_path_factory: pytest.TempPathFactory) -> Endured:
+    """With and without secure aggregation: in it a site that was killed sits the attempt out, for its secrets went with it."""
     assert images
     results = tmp_path_factory.mktemp("disturbed")
-    containers = Containers("fedmentor-test-b", results, *free_ports(), "plain")
+    containers = Containers("fedmentor-test-b", results, *free_ports(), request.param)
     containers.do("down")
     try:
         up = containers.begin("up")
@@ -133,9 +134,15 @@ def test_what_was_killed_came_back_by_itself(endured: Endured):
     assert all(count >= 1 for count in endured.restarts.values()), endured.restarts
 
 
-def test_the_run_ends_and_the_model_is_that_of_the_undisturbed_run(endured: Endured, on_host: dict):
+def test_the_run_ends_with_all_rounds(endured: Endured):
     assert endured.up_again.returncode == 0, endured.up_again.stderr
     assert endured.report["outcome"] == "completed"
+    assert [entry["round"] for entry in endured.report["rounds"]] == list(range(ROUNDS + 1))
+    assert all(len(entry["accepted"]) >= QUORUM for entry in endured.report["rounds"][:ROUNDS])
+
+
+@pytest.mark.parametrize("endured", ["plain"], indirect=True)
+def test_the_model_is_that_of_the_undisturbed_run(endured: Endured, on_host: dict):
     assert [entry["model"] for entry in endured.report["rounds"]] == [entry["model"] for entry in on_host["rounds"]]
     assert all(sorted(entry["accepted"]) == list(SITES) for entry in endured.report["rounds"][:ROUNDS])
 

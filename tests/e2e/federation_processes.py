@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +67,11 @@ class Run:
         arguments = [*self.arguments, "--listen", self.address]
         self.coordinator = self.processes.start("coordinator-again", arguments, self.folder / "logs", ENVIRONMENT)
 
-    def node(self, site: SiteId, name: str = "", environment: Mapping[str, str] | None = None) -> Child:
-        """Start a site's node; a second one of a site needs a name of its own."""
+    def node(self, site: SiteId, name: str = "", environment: Mapping[str, str] | None = None, more: Sequence[str] = ()) -> Child:
+        """Start a site's node, perhaps with more options; a second one of a site needs a name of its own."""
         arguments = ["node", "run", "--json", "--site", site, "--coordinator", self.address]
         arguments += ["--certificates", str(self.prepared / "certificates"), "--data", str(self.prepared / "data" / site)]
-        arguments += ["--state", str(self.folder / "state" / site)]
+        arguments += ["--state", str(self.folder / "state" / site), *more]
         return self.processes.start(name or site, arguments, self.folder / "logs", {**ENVIRONMENT, **(environment or {})})
 
     def report(self) -> dict:

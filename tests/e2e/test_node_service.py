@@ -1,4 +1,4 @@
-"""A node as systemd runs it: ready, status, signs of life, and a graceful stop in the middle of training."""
+"""A node as a hospital runs it: on a PACS export, behind a proxy, under systemd, and stopped in the middle of training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from coordinator.manifests import make_manifest
 from fed_node.data.dataset import open_dataset
 from fed_node.data.folder import MARK_FILE
 from fed_node.data.table import METADATA_FILE
+from fed_node.testing.proxy import connect_proxy
 
 pytestmark = pytest.mark.e2e
 
@@ -62,9 +64,13 @@ def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: 
     to_pacs_export(tmp_path / "data" / SITES[0])
     manifest = make_manifest(tmp_path / "model", "run", SITES, {"rounds": 1, "local_epochs": 100, "batch_images": 2})
     (tmp_path / "plain.json").write_bytes(manifest.to_bytes())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, federation(tmp_path, tmp_path / "run", grace_s=60) as run:
+    with ExitStack() as stack:
+        proxy = stack.enter_context(connect_proxy())
+        systemd = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        run = stack.enter_context(federation(tmp_path, tmp_path / "run", grace_s=60))
         systemd.bind(str(tmp_path / "notify"))
-        first = run.node(SITES[0], environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "500000"})
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "500000"}
+        first = run.node(SITES[0], environment=environment, more=["--proxy", proxy.address])
         others = [run.node(site) for site in SITES[1:]]
         said: list[str] = []
         wait_for(lambda: said.extend(heard(systemd)) or says(first, "event=scored .*round=0"), [first, *others])
@@ -77,4 +83,5 @@ def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: 
         said += heard(systemd)
     reading = next(number for number, line in enumerate(said) if re.fullmatch(r"STATUS=\d images to train on, \d held out.*", line))
     assert said.index("READY=1") > reading
+    assert set(proxy.asked) == {run.address}
     assert said.index("STOPPING=1") > said.index("READY=1")

@@ -2,7 +2,9 @@
 
 A process dies by SIGKILL at the n-th time that it passes a named place. Places are before, inside (at COMMIT) and after every named
 transaction of the journal, the outbox and the witness's store; before and after every fsync; before every file that is opened for
-writing, renamed or removed. Reading transactions have none. The places wrap ports and the standard library, in these processes only.
+writing, renamed or removed. Reading transactions have none. Ports and the standard library are wrapped in these processes only.
+
+Planted bugs: ``outbox-in-memory`` and ``marks-in-memory`` are what they say; ``spool-in-memory`` loses what is spooled.
 """
 
 from __future__ import annotations
@@ -265,7 +267,7 @@ class RoutedSubscription:
 
 
 class RoutedService:
-    """The coordinator's service as a site's process sees it: every call goes to the parent, which asks the coordinator's process."""
+    """The coordinator's service as a site's process sees it: calls go to the parent, which asks the coordinator's process."""
 
     def __init__(self, line: Connection) -> None:
         self._line = line

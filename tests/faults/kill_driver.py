@@ -2,10 +2,11 @@
 
     python kill_driver.py FOLDER plain|secure each|chained|RUNS SEED [BUG]
 
-The coordinator and four sites are processes of their own (kill_actors.py); this one is the network between them and starts again what
-has died. A first run goes on undisturbed, and every place that its processes pass is written down. ``each`` then kills once at every
-place of the coordinator and of a site, a run for each; ``chained`` does the same with several kills a run, one after another. RUNS is
-a number of runs in each of which processes die at random places, and so do their next lives. A BUG is planted: see kill_actors.py.
+The coordinator and four sites are processes of their own (kill_actors.py); this one is the network between them and starts again
+what has died. A first run goes on undisturbed, and every place that its processes pass is written down. ``each`` then kills once at
+every place of the coordinator and of a site, a run for each; ``chained`` does the same with several kills a run, one after another.
+RUNS is a number of runs in each of which processes die at random places, and so do their next lives. A BUG (see kill_actors.py) is
+planted; the campaign then ends with the first failure.
 
 After every run:
 
@@ -13,7 +14,7 @@ After every run:
     K2  whoever was acknowledged in the attempt that was published is in the model, and nobody is there twice or without an update
     K3  plain: the last model is, bit for bit, that of the undisturbed run
     K4  what a site has on disk: the receipt of the last round that it delivered (plain)
-    K5  secure: no site said two things in one step of an attempt, uploaded two updates in a round, or revealed in two attempts of it
+    K5  secure: no site said two things in one step of an attempt, or revealed in two attempts of a round
     K6  the audit trail holds, and no site has evidence against an honest coordinator
 """
 
@@ -26,6 +27,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -34,14 +36,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulation"))
 
-from kill_actors import Life, answered, live_as_coordinator, live_as_site, result_of  # noqa: E402 - after the path
-from simulated_federation import COLLECT_SECONDS, QUORUM, ROUNDS, SITES, Federation, X, check_audit  # noqa: E402 - the same
+from kill_actors import Life, answered, live_as_coordinator, live_as_site, result_of
+from simulated_federation import COLLECT_SECONDS, QUORUM, ROUNDS, SITES, Federation, X, check_audit
 
-from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal  # noqa: E402 - the same
-from fed_node.outbox_store import SqliteOutbox  # noqa: E402 - the same
-from fedmentor.errors import CoordinatorUnreachable  # noqa: E402 - the same
-from fedmentor.federation import Finished, Outcome, Receipt, RoundRef, StepName  # noqa: E402 - the same
-from fedmentor.testing.clock import ManualClock  # noqa: E402 - the same
+from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
+from fed_node.outbox_store import SqliteOutbox
+from fedmentor.errors import CoordinatorUnreachable
+from fedmentor.federation import Finished, Outcome, Receipt, RoundRef, StepName
+from fedmentor.testing.clock import ManualClock
 
 TURNS = 400
 CHAINS = {"each": 1, "chained": 4}
@@ -51,6 +53,10 @@ Target = tuple[str, int]
 
 class Died(Exception):
     """A process is gone."""
+
+
+class FoundOut(Exception):
+    """A planted bug was."""
 
 
 @dataclass
@@ -322,6 +328,8 @@ def one_run(folder: Path, found: Found, targets: dict[str, list[Target]], undist
         run.clean()
         shutil.rmtree(place)
     found.kills += len(run.fired)
+    if found.bug and found.failures:
+        raise FoundOut
     return run
 
 
@@ -352,10 +360,17 @@ def random_run(folder: Path, found: Found, first: Run, dice: random.Random) -> N
 
 def campaign(folder: Path, mode: str, size: str, seed: int, bug: str = "") -> Found:
     """See the module."""
-    found, dice = Found(mode, bug), random.Random(seed)
+    found = Found(mode, bug)
+    with suppress(FoundOut):
+        fill(folder, found, size, random.Random(seed))
+    return found
+
+
+def fill(folder: Path, found: Found, size: str, dice: random.Random) -> None:
+    """The runs of a campaign."""
     first = one_run(folder, found, {}, None)
     if found.failures:
-        return found
+        return
     victims = (COORDINATOR, dice.choice(SITES))
     found.places = sum(len(first.passed[victim]) for victim in victims)
     if size in CHAINS:
@@ -364,7 +379,6 @@ def campaign(folder: Path, mode: str, size: str, seed: int, bug: str = "") -> Fo
     else:
         for _ in range(int(size)):
             random_run(folder, found, first, dice)
-    return found
 
 
 if __name__ == "__main__":

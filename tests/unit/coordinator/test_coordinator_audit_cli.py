@@ -22,7 +22,8 @@ from fedmentor.audit.keys import read_audit_keys, site_signing_key
 from fedmentor.cli import run
 from fedmentor.errors import ConfigError, DataError
 from fedmentor.identity.authority import throwaway
-from fedmentor.ids import SiteId
+from fedmentor.ids import RunId, SiteId
+from fedmentor.testing.audit import ToyTrail
 
 ROOT = Path(__file__).resolve().parents[3]
 SITES = [SiteId(site) for site in "abc"]
@@ -92,8 +93,11 @@ def changed(folder: Path, tmp_path: Path, old: str, new: str) -> Path:
 def test_the_first_bad_record_is_named(folder: Path, tmp_path: Path):
     code, text = said("verify", changed(folder, tmp_path, '"event":"gather_quorum"', '"event":"gather_quorums"'))
     assert code == 3
-    assert "DOES NOT HOLD: record 1: record 1 was changed" in text
-    assert "sound up to there: 1 records" in text
+    assert text.splitlines() == [
+        "run toy-run: DOES NOT HOLD: record 1 was changed",
+        "first bad record: 1",
+        "chained without a gap: 1 records",
+    ]
     code, text = said("verify", changed(folder, tmp_path, '"event":"gather_quorum"', '"event":"gather_quorums"'), "--json")
     assert (code, json.loads(text)["record"]) == (3, 1)
 
@@ -116,11 +120,13 @@ def test_the_command_leaves_with_its_exit_codes(folder: Path, tmp_path: Path, ca
 def test_checkpoints_from_a_site_are_held_against_the_trail(folder: Path, source: Path, tmp_path: Path):
     newest = read_trail(folder / "state").checkpoints[-1]
     note = tmp_path / "noted.jsonl"
-    note.write_text(f'{{"evidence":1}}\n{checkpoint_to_line(newest)}\n')
+    elsewhere = ToyTrail(run="another-run")
+    elsewhere.append("coordinator", "create_run", run="another-run")
+    note.write_text(f'{{"evidence":1}}\n{checkpoint_to_line(elsewhere.seal())}\n{checkpoint_to_line(newest)}\n')
     code, text = said("verify", source, "--certificates", folder / "certificates", "--checkpoints", note)
     assert code == 0
     assert "noted elsewhere: 1 checkpoints, all reached" in text
-    assert read_checkpoints(folder / "export.jsonl") == read_trail(folder / "state").checkpoints
+    assert read_checkpoints(folder / "export.jsonl", RunId("toy-run")) == read_trail(folder / "state").checkpoints
 
 
 def test_a_trail_that_was_set_back_with_all_its_signatures_is_found_by_a_note(folder: Path, tmp_path: Path):
@@ -181,7 +187,7 @@ def strange(tmp_path: Path) -> Path:
     return tmp_path / "strange"
 
 
-def test_what_is_no_audit_trail_is_refused(strange: Path):
+def test_what_is_no_audit_trail_is_refused(folder: Path, strange: Path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_trail(strange)
     strange.write_bytes(b"\xff\xfe" * 100)
@@ -191,8 +197,10 @@ def test_what_is_no_audit_trail_is_refused(strange: Path):
     with pytest.raises(DataError, match="too long"):
         read_trail(strange)
     strange.write_text("{}\n")
-    with pytest.raises(DataError, match="holds no checkpoint"):
-        read_checkpoints(strange)
+    with pytest.raises(DataError, match="holds no checkpoint of run toy-run"):
+        read_checkpoints(strange, RunId("toy-run"))
+    with pytest.raises(DataError, match="holds no checkpoint of run another-run"):
+        read_checkpoints(folder / "export.jsonl", RunId("another-run"))
     strange.unlink()
     strange.mkdir()
     with pytest.raises(ConfigError, match=JOURNAL_FILE):

@@ -297,6 +297,19 @@ def test_a_model_that_is_not_here_is_a_broken_store(store):
         store.open(DIGEST)
 
 
+def test_models_that_are_not_named_can_be_removed(store, tmp_path, model):
+    other = toy_model(tmp_path / "other", seed=1)
+    store.import_folder(tmp_path / "other", other)
+    (tmp_path / "models" / ".draft-x").mkdir()
+    store.keep_only({model})
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {model, ".draft-x"}, (
+        "a draft may be somebody's at this moment"
+    )
+    store.keep_only(set())
+    with pytest.raises(BrokenStore):
+        store.open(model)
+
+
 def test_drafts_of_a_crash_are_removed(store, tmp_path, model):
     (tmp_path / "models" / ".draft-x").mkdir()
     store.clean()

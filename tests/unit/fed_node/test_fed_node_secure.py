@@ -17,8 +17,9 @@ from fedmentor.errors import BrokenStore, PolicyRefusal, RoundClosed
 from fedmentor.federation import ModelRef, RoundRef, SecureStep, StepName, UpdateHeader
 from fedmentor.ids import Attempt, Digest, Round, SiteId
 from fedmentor.secagg.memory import Mark
-from fedmentor.secagg.messages import bundle_bytes, delivery_from_bytes, indexes_bytes, shares_from_bytes
+from fedmentor.secagg.messages import bundle_bytes, delivery_from_bytes, shares_from_bytes
 from fedmentor.secagg.plan import plan_secure
+from fedmentor.secagg.reading import indexes_bytes
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
 from fedmentor.secagg.signing import signed_from_bytes
 from fedmentor.tensors import sha256_hex

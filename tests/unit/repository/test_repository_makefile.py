@@ -19,6 +19,7 @@ def planned(*arguments: str) -> str:
 def test_a_data_folder_may_have_spaces_in_its_name():
     assert '--data "my X-rays"' in planned("demo", "DATA=my X-rays")
     assert f'--data "{os.environ["HOME"]}/x"' in planned("demo", "DATA=~/x")
+    assert planned("up", "DATA=my X-rays").startswith('DATA="my X-rays" ROUNDS="" ')
 
 
 def test_an_environment_that_was_left_without_pip_is_completed():

@@ -1,10 +1,10 @@
 """SAM's three sizes against Meta's own code: names and shapes, pre-processing, and the whole way from pixels to logits."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from segment_anything import SamPredictor, build_sam
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from fedmentor.errors import ModelError, WrongArchitecture
 from teacher_service.models import sam
@@ -13,13 +13,19 @@ from teacher_service.models.loading import check_shapes, shapes_of
 from teacher_service.models.registry import ARCHITECTURES, architecture, recognise
 from teacher_service.preprocess import SAM1024
 
+# Not at the top: it needs what teacher_service.models declares first.
+meta_sam = importlib.import_module("segment_anything")
+transforms = importlib.import_module("segment_anything.utils.transforms")
+
 SIZES = [sam.VIT_B, sam.VIT_L, sam.VIT_H]
 TINY = sam.Size("sam-tiny", 32, 2, 2, (1,))
 
 
 def reference(size):
     """Meta's own builder."""
-    return build_sam._build_sam(size.width, size.depth, size.heads, list(size.global_blocks))
+    return importlib.import_module("segment_anything.build_sam")._build_sam(
+        size.width, size.depth, size.heads, list(size.global_blocks)
+    )
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.id)
@@ -34,9 +40,9 @@ def test_names_and_shapes_are_those_of_the_official_files(size):
 def test_pre_processing_is_metas(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, -1)
-    transform = ResizeLongestSide(1024)
+    transform = transforms.ResizeLongestSide(1024)
     resized = torch.from_numpy(transform.apply_image(colour)).permute(2, 0, 1)[None].float()
-    model = build_sam.Sam.__new__(build_sam.Sam)
+    model = meta_sam.modeling.Sam.__new__(meta_sam.modeling.Sam)
     torch.nn.Module.__init__(model)
     model.pixel_mean, model.pixel_std = (
         torch.tensor(values).view(-1, 1, 1) for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -55,7 +61,7 @@ def test_the_whole_way_from_pixels_to_logits_is_metas():
     network = sam.build(TINY, meta.state_dict())
     assert isinstance(network.modules.mask_decoder, FoldedDecoder)
     pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
-    predictor = SamPredictor(meta)
+    predictor = meta_sam.SamPredictor(meta)
     predictor.set_image(pixels)
     box = np.array([10.0, 20.0, 70.0, 100.0])
     _masks, quality, logits = predictor.predict(box=box, multimask_output=True)

@@ -112,18 +112,20 @@ def compressed(source: Path, target: Path, syntax: str) -> Path:
 def segmentation(
     path: Path,
     source: pydicom.Dataset,
-    masks: npt.NDArray[np.bool_],
+    masks: npt.NDArray[Any],
     types: tuple[Code, ...] = (LUNG,),
     kind: str = "MANUAL",
+    form: str = "BINARY",
 ) -> Segmentation:
     """Write a segmentation of one image.
 
     Args:
         path: where to.
         source: the image.
-        masks: bool [H, W], or [H, W, S] for several segments.
+        masks: bool [H, W], or [H, W, S] for several segments; probabilities in a fractional one.
         types: what each segment is.
         kind: who drew them: MANUAL, SEMIAUTOMATIC or AUTOMATIC.
+        form: BINARY, FRACTIONAL or LABELMAP.
     """
     family = codes.cid7162.ArtificialIntelligence
     how = {} if kind == "MANUAL" else {"algorithm_identification": AlgorithmIdentificationSequence("net", family, "1")}
@@ -133,7 +135,7 @@ def segmentation(
     made = Segmentation(
         [source],
         masks if masks.ndim == 2 else masks[None],
-        "BINARY",
+        form,
         described,
         generate_uid(),
         7,

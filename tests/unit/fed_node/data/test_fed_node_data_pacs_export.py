@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -127,6 +128,18 @@ def test_the_form_of_a_folder_is_told_by_its_table(tmp_path):
         open_site_data(tmp_path, lambda: pytest.fail("no key is needed"), ExportRules())
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_what_is_closed_to_the_nodes_user_is_said(tmp_path):
+    radiograph(tmp_path / "a")
+    radiograph(tmp_path / "b", seed=1)
+    (tmp_path / "b").chmod(0)
+    assert look(tmp_path).skipped == {Reason.NO_ACCESS: 1}
+    (tmp_path / "inner").mkdir(mode=0)
+    with pytest.raises(DataError, match=r"1 folders of .* are closed"):
+        look(tmp_path)
+    (tmp_path / "inner").chmod(0o700)
+
+
 # Patients.
 
 
@@ -202,6 +215,14 @@ def test_a_programs_mask_is_not_the_truth_unless_said_so(tmp_path):
     export = look(tmp_path)
     assert (export.masks, dict(export.skipped)) == (0, {Reason.AUTOMATIC_MASK: 1})
     assert look(tmp_path, automatic_masks=True).masks == 1
+
+
+@pytest.mark.parametrize("organ", [LUNG, HEART], ids=["lung", "heart"])
+@pytest.mark.parametrize("form", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_every_form_of_segmentation_is_read(tmp_path, form, organ):
+    source = radiograph(tmp_path / "x")
+    segmentation(tmp_path / "seg", source, MASK if form != "FRACTIONAL" else MASK * 0.4 + 0.3, (organ,), form=form)
+    assert np.array_equal(only(tmp_path).truth(SIZE), MASK)
 
 
 def test_two_masks_of_an_image_and_a_mask_of_none_are_counted(tmp_path):
