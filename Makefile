@@ -92,7 +92,7 @@ $(PEERS)/.installed: benchmarks/peers.txt
 
 bench: install $(PEERS)/.installed  ## every performance table; DATA=DIR adds the tables of quality on real images
 	python benchmarks/aggregation.py
-	python benchmarks/teacher.py
+	python benchmarks/teacher.py --sam-med2d
 	python benchmarks/student.py $(if $(DATA),--data $(QUOTED_DATA))
 	python benchmarks/dp.py
 	python benchmarks/secagg.py
@@ -105,6 +105,7 @@ faults: install  ## the long fault campaigns; their counts are printed
 	FEDMENTOR_KILL_RUNS=200 FEDMENTOR_FUZZ_EXECUTIONS=1000000 FEDMENTOR_LEDGER_KILLS=1000 FEDMENTOR_DP_TIGHT=200 \
 		pytest -s tests/faults tests/unit/fedmentor/privacy
 	FEDMENTOR_SECAGG_CASES=10000 pytest --timeout 3600 tests/unit/fedmentor/secagg
+	FEDMENTOR_TEACHER_KILLS=50 pytest -s --timeout 4000 tests/faults/test_teacher_kills.py
 	FEDMENTOR_SIMULATION_EXAMPLES=2000 pytest --timeout 3600 tests/simulation
 	FEDMENTOR_AUDIT_MUTATIONS=10000 pytest -s --timeout 3600 tests/simulation/test_audit_mutations.py
 

@@ -36,7 +36,8 @@ from coordinator.store.spool import Spool
 from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
 from fedmentor.clock import Clock, SystemClock
 from fedmentor.errors import BrokenStore, ConfigError
-from fedmentor.federation import RunManifest, manifest_from_bytes
+from fedmentor.federation import Manifest, RunManifest, manifest_from_bytes
+from fedmentor.identity.approval import approved, read_approval
 from fedmentor.identity.enrolment import Place
 from fedmentor.identity.names import Peer
 from fedmentor.identity.renewal import Door, Upkeep
@@ -79,6 +80,7 @@ class EngineParts:
         observe: is told what happens.
         notary: signs checkpoints of the audit chain; None where this federation has no signing keys.
         entropy: gives the seeds of central noise; injected by simulations.
+        signature: the registrar's over the manifest; empty where there is none.
     """
 
     state: Path
@@ -88,6 +90,7 @@ class EngineParts:
     observe: Observer
     notary: Notary | None = None
     entropy: Entropy = os.urandom
+    signature: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engi
     context = Context(
         manifest, parts.limits, journal, spool, models, presence, meter, parts.clock, secure, parts.notary, parts.entropy
     )
-    service = CoordinatorService(manifest, ports, woken.set, secure)
+    service = CoordinatorService(Manifest(manifest, parts.signature), ports, woken.set, secure)
     driver = Driver(context, progress, service.notify, parts.observe, woken)
     return Engine(service, driver, journal)
 
@@ -162,9 +165,12 @@ def run_coordinator(
 
     Raises:
         ConfigError, ModelError, BrokenStore: see build_engine, coordinator_credentials and state_lock.
+        IdentityRefused: the approval beside the manifest is not the registrar's.
         PortInUse: the address or the metrics port is taken.
     """
     manifest = read_manifest(settings.manifest)
+    signature = read_approval(settings.manifest)
+    approved(manifest.to_bytes(), signature, settings.certificates)
     notary = open_notary(settings.certificates)
     _make_private(settings.state)
     clock = SystemClock()
@@ -180,9 +186,8 @@ def run_coordinator(
         observe = _all_of(log, metrics.observe, publisher.observe)
         if notary is None:
             observe(TrailUnsigned("the certificates have no signed roster; have the members enrolled again"))
-        engine = build_engine(
-            manifest, settings.model, EngineParts(settings.state, journal, clock, settings.limits, observe, notary)
-        )
+        parts = EngineParts(settings.state, journal, clock, settings.limits, observe, notary, signature=signature)
+        engine = build_engine(manifest, settings.model, parts)
         before = engine.report()
         publisher.begin(before)
         if before.outcome is not None and not settings.stay:

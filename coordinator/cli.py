@@ -98,6 +98,7 @@ def manifest(
     """Write the rules of a run, which every site pins at first contact."""
     from coordinator.defences import ROBUST_MODE, described, with_defences
     from coordinator.manifests import make_manifest, with_aggregation, with_privacy
+    from fedmentor.identity.approval import approval_file
     from fedmentor.identity.roster import read_roster
     from fedmentor.models import write_atomically
 
@@ -105,7 +106,8 @@ def manifest(
     mode = "plain" if mode == ROBUST_MODE else mode
     read_keys = None if certificates is None else lambda: read_roster(certificates).signing_keys
     made = make_manifest(folder, name, sites, with_aggregation(chosen, mode, sites, read_keys))
-    write_atomically(out, made.to_bytes() + b"\n")
+    write_atomically(out, made.to_bytes())
+    approval_file(out).unlink(missing_ok=True)  # that of an earlier manifest
     click.echo(f"{out}: run {made.run}, {len(made.roster)} sites, {made.rounds} rounds, quorum {made.quorum}")
     click.echo(f"the coordinator sees {'sums of the updates only' if made.secure else 'the update of every single site'}")
     for line in described(made):

@@ -24,7 +24,7 @@ def directive_for(manifest: RunManifest, moment: Moment, site: SiteId, asked: As
     state = moment.state
     model = ModelRef(state.model, 4 * spec_size(manifest.spec))
     if asked and (state.phase in SHORT_STEPS or (state.phase is PhaseName.COLLECT and site not in moment.delivered)):
-        return _secure_directive(manifest, moment, model, site, asked(state, site))
+        return _secure_directive(manifest, moment, model, site, None if site in moment.answered else asked(state, site))
     if site in moment.set_aside and state.phase is not PhaseName.SHUTDOWN:
         return Wait("this site is set aside for the rest of the run; ask the coordinator's operator for the reason")
     match state.phase:
@@ -58,10 +58,10 @@ def _gate_directive(manifest: RunManifest, moment: Moment, model: ModelRef, site
 def _secure_directive(manifest: RunManifest, moment: Moment, model: ModelRef, site: SiteId, message: bytes | None) -> Directive:
     """The directive of a phase of secure aggregation; ``message`` is what the site is sent, None where it has no part in it."""
     state = moment.state
-    if message is None:
-        return Wait(f"round {state.round}: this site has no part in the step {state.phase.value!r}")
     if site in moment.answered:
         return Wait(f"round {state.round}: the step {state.phase.value!r} is done here; waiting for other sites")
+    if message is None:
+        return Wait(f"round {state.round}: this site has no part in the step {state.phase.value!r}")
     short = SHORT_STEPS.get(state.phase)
     if short is None or manifest.secure is None:
         left_s = manifest.collect_seconds - moment.phase_elapsed_s

@@ -57,7 +57,7 @@ class RoundReport(BaseModel):
         worst_site, worst_dice: the site on which the model does worst.
         sites: scores of each site.
         attempt: the attempt that succeeded.
-        accepted: sites whose update is in model r + 1.
+        accepted: sites whose update is in model r + 1; none where the round is void.
         weights: share of each of them; the shares sum to 1. Empty in a secure run, where they are under the mask.
         published: digest of model r + 1.
         seconds: running time from opening to publication.
@@ -180,7 +180,7 @@ def round_report(
             site: SiteReport(patients=s.patients, images=s.images, dice=s.dice, iou=s.iou, hd95=s.hd95) for site, s in mine.items()
         },
         attempt=done.attempt if done else None,
-        accepted=tuple(update.site for update in updates),
+        accepted=done.sites if done else (),
         weights={update.site: update.weight_word / total for update in updates} if total else {},
         published=done.model if done else None,
         seconds=done.seconds if done else None,

@@ -71,16 +71,20 @@ class SecureRounds:
             UpdateRejected: 1.
             ProtocolRefused: 2, 4 or 5.
         """
-        with self._lock, self._refusals.recorded(site, answer.round, {"step": answer.step.value}):
+        with self._refusals.recorded(site, answer.round, {"step": answer.step.value}), self.held():
             if answer.step is StepName.UPLOAD:  # 1
                 raise UpdateRejected("an upload is not an answer")
             self._ports.journal.run_tx("answer_step", lambda tx: self._answer(tx, site, answer))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the attempt from moving while the block runs."""
+        """Keep the attempt from moving while the block runs; where the disk fails in it, memory may be ahead, and is read anew."""
         with self._lock:
-            yield
+            try:
+                yield
+            except BrokenStore:
+                self._built = None
+                raise
 
     def take_upload(self, tx: Transaction, site: SiteId, header: UpdateHeader) -> None:
         """Check a whole masked upload and keep its signed header, in the transaction that accepts it; to be called while ``held``.
@@ -111,7 +115,7 @@ class SecureRounds:
     @contextmanager
     def attempt(self, state: RunState) -> Iterator[SecureAttempt | None]:
         """The attempt of ``state``, held as long as the block runs; None where that is no phase of the protocol, or is past."""
-        with self._lock:
+        with self.held():
             if state.phase in STEP_OF or state.phase in _AFTER:
                 yield self._ports.journal.run_tx("read_answers", lambda tx: self._current(tx, state))
             else:

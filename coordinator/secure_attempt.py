@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from coordinator.state import PhaseName
 from fedmentor.ids import Digest, SiteId
 from fedmentor.secagg.aggregator import Advertising, Collecting, Consenting, Revealing, Sharing, Unmasking
-from fedmentor.secagg.messages import Delivery, bundle_bytes, sender_of, shares_from_bytes
+from fedmentor.secagg.messages import bundle_bytes, sender_of, shares_from_bytes
 from fedmentor.secagg.plan import Group, SecurePlan
 from fedmentor.secagg.reading import indexes_bytes
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
-from fedmentor.secagg.signing import Signed, signed_from_bytes
+from fedmentor.secagg.signing import signed_from_bytes
 from fedmentor.secagg.transcript import Context
 
 
@@ -22,7 +22,6 @@ class GroupAttempt:
         group: who aggregates.
         phase: the protocol's phase that takes messages; the Unmasking once all are closed.
         lost: why the attempt is over for this group; empty while it is not.
-        adverts, deliveries, survivors, consents: what goes to the sites of each step, by roster index where it differs.
     """
 
     def __init__(self, group: Group, context: Context, words: int) -> None:
@@ -31,10 +30,8 @@ class GroupAttempt:
         self.phase = Advertising(group.terms, context, words)
         self.lost = ""
         self.audit_root = context.audit_root
-        self.adverts: tuple[Signed, ...] = ()
-        self.deliveries: dict[int, Delivery] = {}
-        self.survivors: tuple[int, ...] = ()
-        self.consents: tuple[Signed, ...] = ()
+        # What goes to the site at each place, by the phase in which it is asked for; made once, because every wake asks for it.
+        self._outgoing: dict[PhaseName, dict[int, bytes]] = {}
 
     def add(self, message: bytes, words_sha256: Digest | None = None) -> None:
         """Take a message of the step in force.
@@ -71,27 +68,23 @@ class GroupAttempt:
         match phase:
             case PhaseName.ADVERTISE:
                 return bytes.fromhex(self.audit_root)
-            case PhaseName.SHARE if index in map(sender_of, self.adverts):
-                return bundle_bytes(self.adverts)
-            case PhaseName.COLLECT if index in self.deliveries:
-                return self.deliveries[index].to_bytes()
-            case PhaseName.CONSENT if index in self.survivors:
-                return indexes_bytes(self.survivors)
-            case PhaseName.REVEAL if index in map(sender_of, self.consents):
-                return bundle_bytes(self.consents)
             case _:
-                return None
+                return self._outgoing.get(phase, {}).get(index)
 
     def _close(self) -> None:
         match self.phase:
             case Advertising() as one:
-                self.adverts, self.phase = one.close()
+                adverts, self.phase = one.close()
+                self._outgoing[PhaseName.SHARE] = dict.fromkeys(map(sender_of, adverts), bundle_bytes(adverts))
             case Sharing() as one:
-                self.deliveries, self.phase = one.close()
+                deliveries, self.phase = one.close()
+                self._outgoing[PhaseName.COLLECT] = {index: delivery.to_bytes() for index, delivery in deliveries.items()}
             case Collecting() as one:
-                self.survivors, self.phase = one.close()
+                survivors, self.phase = one.close()
+                self._outgoing[PhaseName.CONSENT] = dict.fromkeys(survivors, indexes_bytes(survivors))
             case Consenting() as one:
-                self.consents, self.phase = one.close()
+                consents, self.phase = one.close()
+                self._outgoing[PhaseName.REVEAL] = dict.fromkeys(map(sender_of, consents), bundle_bytes(consents))
             case Revealing() as one:
                 self.phase = one.close()
             case Unmasking():

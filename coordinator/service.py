@@ -37,6 +37,7 @@ from fedmentor.errors import RoundClosed, UpdateRejected
 from fedmentor.federation import (
     Directive,
     Finished,
+    Manifest,
     ModelRef,
     Receipt,
     RoundRef,
@@ -53,22 +54,22 @@ class CoordinatorService:
     """See the module.
 
     Args:
-        manifest: the run's rules.
+        announcement: the run's rules, with the registrar's signature where there is one.
         ports: the world.
         wake_driver: called when the driver should look again.
         secure: the protocol's side of it, in a run that aggregates securely.
     """
 
     def __init__(
-        self, manifest: RunManifest, ports: ServicePorts, wake_driver: Callable[[], None], secure: SecureRounds | None = None
+        self, announcement: Manifest, ports: ServicePorts, wake_driver: Callable[[], None], secure: SecureRounds | None = None
     ) -> None:
-        self._manifest = manifest
+        manifest = self._manifest = announcement.manifest
         self._ports = ports
         self._wake_driver = wake_driver
         self._secure = secure
         self._audit = AuditDesk(ports.journal, ports.notary)
         asked = secure.asked if secure else None
-        self._streams = Streams(manifest, ports.progress, ports.presence, ports.observe, wake_driver, asked)
+        self._streams = Streams(announcement, ports.progress, ports.presence, ports.observe, wake_driver, asked)
         self._uploads = Uploads(manifest, ports, secure)
         self._refusals = Refusals(ports, "refuse_scores", ends_part=False)
         self._unreadable = Refusals(ports, "refuse_message", ends_part=False)

@@ -91,7 +91,10 @@ class SiteScores:
 
 @dataclass(frozen=True)
 class PublishedRound:
-    """A finished round: from which model, by which attempt, to which model."""
+    """A finished round: from which model, by which attempt, to which model.
+
+    ``sites``: whose updates are in it; fewer than were accepted where a group of a secure run was lost, none where the round is void.
+    """
 
     round: Round
     attempt: Attempt
@@ -99,6 +102,7 @@ class PublishedRound:
     model: Digest
     seconds: float
     published_utc: str
+    sites: tuple[SiteId, ...] = ()
 
 
 @dataclass(frozen=True)

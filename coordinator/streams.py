@@ -10,7 +10,7 @@ from coordinator.events import Observer, SiteConnected, SiteLeft
 from coordinator.presence import Presence
 from coordinator.progress import Progress
 from fedmentor.errors import CoordinatorUnreachable, FedMentorError, PolicyRefusal
-from fedmentor.federation import Directive, Finished, Manifest, RunManifest
+from fedmentor.federation import Directive, Finished, Manifest
 from fedmentor.ids import SiteId
 
 MAX_SOFTWARE_CHARACTERS = 100
@@ -43,7 +43,7 @@ class Subscription:
         self._last = directive
         if isinstance(directive, Finished):
             self._streams.told(self.site)
-        return [Manifest(self._streams.manifest), directive] if first else [directive]
+        return [self._streams.announcement, directive] if first else [directive]
 
     def end(self, error: FedMentorError) -> None:
         """Make the next poll fail; for Streams."""
@@ -59,7 +59,7 @@ class Streams:
     """All open streams of one run.
 
     Args:
-        manifest: the run's rules.
+        announcement: the run's rules; first on every stream.
         progress: where the run stands.
         presence: is told who comes and goes.
         observe: is told the same, for the log.
@@ -69,14 +69,14 @@ class Streams:
 
     def __init__(
         self,
-        manifest: RunManifest,
+        announcement: Manifest,
         progress: Progress,
         presence: Presence,
         observe: Observer,
         wake_driver: Callable[[], None],
         asked: Asked | None = None,
     ) -> None:
-        self.manifest = manifest
+        self.announcement = announcement
         self._progress = progress
         self._presence = presence
         self._observe = observe
@@ -115,7 +115,7 @@ class Streams:
 
     def directive(self, site: SiteId) -> Directive:
         """The directive that is in force for a site."""
-        return directive_for(self.manifest, self._progress.now(), site, self._asked)
+        return directive_for(self.announcement.manifest, self._progress.now(), site, self._asked)
 
     def told(self, site: SiteId) -> None:
         """The site was given its Finished."""

@@ -201,7 +201,13 @@ def news(states: dict[str, tuple[str, str]]) -> list[str]:
     """What can be said of the services' states."""
     lines = [STEPS_TOLD[name] for name in ONE_SHOT if states.get(name, ("", ""))[1].startswith("Exited (0)")]
     lines += [f"{name} is ready" for name in ("teacher", "coordinator") if "(healthy)" in states.get(name, ("", ""))[1]]
+    lines += [f"{name} is not well; make logs says why" for name in ailing(states)]
     return lines
+
+
+def ailing(states: dict[str, tuple[str, str]]) -> list[str]:
+    """Services that end again and again, or are not well."""
+    return [name for name, (state, status) in states.items() if state == "restarting" or "(unhealthy)" in status]
 
 
 def refuse_failures(
@@ -213,8 +219,19 @@ def refuse_failures(
         if code and code[1] != "0" and starting.poll() is not None:
             raise Fault(f"{last_words(federation, name)}\nerror: step {name} failed with exit code {code[1]}", int(code[1]))
     if starting.poll() not in (None, 0):
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        compose_said = log.read_text(errors="replace")
+        refuse_taken_port(compose_said)
+        said = [f"{name}: {last_words(federation, name)}" for name in ailing(states)]
+        last = "\n".join([*said, *compose_said.splitlines()[-5:]])
         raise Fault(f"{last}\nerror: Compose could not start the federation\n  try: read {log}, or make logs")
+
+
+def refuse_taken_port(compose_said: str) -> None:
+    """Raise a Fault where the engine could not have a port."""
+    taken = re.search(r"127\.0\.0\.1:(\d+)(?: failed)?: (?:bind: address already in use|port is already allocated)", compose_said)
+    if taken:
+        cure = "give another one with FEDMENTOR_TEACHER_PORT or FEDMENTOR_METRICS_PORT"
+        raise Fault(f"error: port {taken[1]} on 127.0.0.1 is taken\n  try: {cure}")
 
 
 def last_words(federation: Federation, service: str) -> str:

@@ -32,6 +32,7 @@ from fedmentor.audit.checkpoint import AuditKeys
 from fedmentor.audit.keys import has_roster, read_audit_keys, site_signing_key
 from fedmentor.clock import SystemClock
 from fedmentor.federation import Finished, RoundRef
+from fedmentor.identity.approval import approved
 from fedmentor.identity.credentials import peer_of_certificate, site_credentials
 from fedmentor.identity.enrolment import Place
 from fedmentor.identity.keys import read_signing_key
@@ -100,6 +101,7 @@ def run_node(
             observe=observe,
             privacy=private,
             secure=secure,
+            approved=lambda data, signature: approved(data, signature, config.certificates),
             witness=open_witness(config, WitnessParts(link, outbox, secure.marks if secure else None, observe), stack),
         )
         policy = SessionPolicy(config.limits, config.give_up_seconds, config.first_retry_seconds, config.longest_retry_seconds)

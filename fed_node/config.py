@@ -69,6 +69,7 @@ class NodeConfig(BaseModel):
         min_quorum: fewest sites behind a model that this site wants to be part of.
         require_privacy: take part in runs with a privacy plan only.
         require_secure: take part in runs with secure aggregation only.
+        require_approval: take part in runs only whose manifest the registrar signed.
         max_epsilon: most that any patient of this site may spend over all runs, at ``privacy_delta``.
         privacy_delta: fixed with the first entry of the site's ledger; well under one over the number of patients.
         ledger_anchor: file that notes the ledger's head, on another disk than ``state``; a restored backup of ``state`` is refused.
@@ -93,6 +94,7 @@ class NodeConfig(BaseModel):
     min_quorum: int = Field(2, ge=1)
     require_privacy: bool = False
     require_secure: bool = False
+    require_approval: bool = False
     max_epsilon: float = Field(8.0, gt=0, le=100)
     privacy_delta: float = Field(1e-5, gt=0, le=1e-2)
     ledger_anchor: Path | None = None
@@ -105,7 +107,14 @@ class NodeConfig(BaseModel):
     @property
     def limits(self) -> PlanLimits:
         """What a manifest may ask for."""
-        return PlanLimits(self.max_rounds, self.max_local_epochs, self.min_quorum, self.require_privacy, self.require_secure)
+        return PlanLimits(
+            rounds=self.max_rounds,
+            local_epochs=self.max_local_epochs,
+            quorum=self.min_quorum,
+            privacy_required=self.require_privacy,
+            secure_required=self.require_secure,
+            approval_required=self.require_approval,
+        )
 
 
 def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:

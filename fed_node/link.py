@@ -45,7 +45,7 @@ TRANSFER_SECONDS: Final = 300.0
 """Deadline of one model or update transfer; a slower line goes on from the offset in the next call."""
 
 STREAM_SECONDS: Final = 86_400.0
-"""A stream of directives is renewed after this long: longer than any training, since one that ends meanwhile is not opened again before
+"""A stream of directives is renewed after this long. Longer than any training: one that ends meanwhile is not opened again before
 the training is over, and until then the site would count as gone. Pings keep it open."""
 
 IDLE_TRANSFERS: Final = 3

@@ -30,8 +30,12 @@ class Marks(Protocol):
         """SHA-256 of the masked words that this site was about to send in an attempt; None where there were none."""
         ...
 
+    def reveals_from(self, model: Digest) -> tuple[RunId, ...]:
+        """Runs in which this site helped to open a sum of updates from this model, once for each time."""
+        ...
+
     def keep(self, persist: Persist) -> None:
-        """Keep a mark; it is on disk when this returns. The one that was kept last changes nothing.
+        """Keep a mark; it is on disk when this returns. One that is kept already changes nothing.
 
         Raises:
             BrokenStore: it is not on disk, and what it belongs to must not be sent.
@@ -56,9 +60,13 @@ class MemoryMarks:
         """See Marks."""
         return _uploaded(self._kept, ref)
 
+    def reveals_from(self, model: Digest) -> tuple[RunId, ...]:
+        """See Marks."""
+        return tuple(persist.run for persist in self._kept if persist.model == model)
+
     def keep(self, persist: Persist) -> None:
         """See Marks."""
-        if not self._kept or self._kept[-1] != persist:
+        if persist not in self._kept:
             self._kept.append(persist)
 
 
@@ -84,6 +92,7 @@ class FileMarks:
         except BaseException:
             os.close(self._handle)
             raise
+        self._known = set(self._kept)
 
     def memory(self, run: RunId) -> SiteMemory:
         """See Marks."""
@@ -96,9 +105,13 @@ class FileMarks:
         """See Marks."""
         return _uploaded(self._kept, ref)
 
+    def reveals_from(self, model: Digest) -> tuple[RunId, ...]:
+        """See Marks."""
+        return tuple(persist.run for persist in self._kept if persist.model == model)
+
     def keep(self, persist: Persist) -> None:
         """See Marks."""
-        if self._kept and self._kept[-1] == persist:
+        if persist in self._known:
             return
         line = persist_to_line(persist) + b"\n"
         try:
@@ -106,6 +119,7 @@ class FileMarks:
         except OSError as error:
             raise _broken(error) from error
         self._kept.append(persist)
+        self._known.add(persist)
 
     def close(self) -> None:
         """Let go of the file."""

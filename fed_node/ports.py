@@ -20,6 +20,12 @@ from fedmentor.ids import SiteId
 from fedmentor.link import CoordinatorLink
 
 
+def nobody_approves(data: bytes, signature: bytes) -> bool:
+    """For a node without a federation's authority: nothing is approved."""
+    del data, signature
+    return False
+
+
 @dataclass(frozen=True)
 class SessionPorts:
     """Everything through which a session touches the world.
@@ -36,6 +42,7 @@ class SessionPorts:
         observe: is told what happens.
         privacy: private training under the site's ledger; a node without it refuses runs with a privacy plan.
         secure: the site's signing key and marks; a node without them refuses runs that aggregate securely.
+        approved: whether the registrar signed these bytes with this signature; raises IdentityRefused for a false one.
         witness: follows the coordinator's audit trail; shown every order before it is carried out.
     """
 
@@ -50,6 +57,7 @@ class SessionPorts:
     observe: Observer
     privacy: PrivateTraining | None = None
     secure: SecurePorts | None = None
+    approved: Callable[[bytes, bytes], bool] = nobody_approves
     witness: Attendant | None = None
 
 
@@ -83,7 +91,7 @@ def private_training(ports: SessionPorts, manifest: RunManifest) -> PrivateTrain
     return ports.privacy
 
 
-def secure_site(ports: SessionPorts, site: SiteId, manifest: RunManifest) -> SecureSite | None:
+def secure_site(ports: SessionPorts, site: SiteId, manifest: RunManifest, *, approved: bool = False) -> SecureSite | None:
     """The site's part in a run that aggregates securely; None in any other run.
 
     Raises:
@@ -96,4 +104,4 @@ def secure_site(ports: SessionPorts, site: SiteId, manifest: RunManifest) -> Sec
             f"run {manifest.run!r} aggregates securely, this node has no signing key",
             cure="enrol the site again, which makes one, or ask for new certificates",
         )
-    return SecureSite(site, manifest, ports.secure)
+    return SecureSite(site, manifest, ports.secure, approved=approved)

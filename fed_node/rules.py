@@ -27,6 +27,7 @@ class PlanLimits:
             update in the clear.
         privacy_required: refuse runs without a privacy plan.
         secure_required: refuse runs in which the coordinator sees this site's updates.
+        approval_required: refuse runs whose manifest the registrar did not sign.
     """
 
     rounds: int = 10_000
@@ -34,6 +35,7 @@ class PlanLimits:
     quorum: int = 2
     privacy_required: bool = False
     secure_required: bool = False
+    approval_required: bool = False
 
 
 def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec: Spec, limits: PlanLimits) -> None:
@@ -67,9 +69,9 @@ def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec:
             raise PolicyRefusal(
                 f"the run asks for {name} = {asked}, this site allows {allowed}", cure=f"raise max_{name} if you agree"
             )
-    if manifest.sites_behind < limits.quorum:
+    if manifest.smallest_sum < limits.quorum:
         raise PolicyRefusal(
-            f"the run publishes models from {manifest.sites_behind} sites, this site asks for at least {limits.quorum}",
+            f"the run shows sums or models of {manifest.smallest_sum} sites, this site asks for at least {limits.quorum}",
             cure="lower min_quorum if you agree",
         )
     if limits.privacy_required and manifest.privacy is None:
@@ -81,6 +83,19 @@ def check_manifest(manifest: RunManifest, site: SiteId, architecture: str, spec:
         raise PolicyRefusal(
             f"run {manifest.run!r} does not aggregate securely, this site takes part in secure runs only",
             cure="switch require_secure off if you agree that the coordinator sees this site's updates",
+        )
+
+
+def check_approval(manifest: RunManifest, limits: PlanLimits, *, approved: bool) -> None:
+    """Refuse a run that the registrar has not signed, where this site asks for that.
+
+    Raises:
+        PolicyRefusal: nobody approved it.
+    """
+    if limits.approval_required and not approved:
+        raise PolicyRefusal(
+            f"the registrar did not sign the manifest of run {manifest.run!r}, this site takes part in approved runs only",
+            cure="have it signed (`fedmentor federation approve`), or switch require_approval off if you agree",
         )
 
 

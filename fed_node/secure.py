@@ -59,14 +59,24 @@ class SecurePorts:
     entropy: Entropy
 
 
-def check_signing_keys(manifest: RunManifest, keys: dict[SiteId, bytes]) -> None:
+def check_signing_keys(manifest: RunManifest, keys: dict[SiteId, bytes], *, approved: bool = False) -> None:
     """Compare a manifest's signing keys with those on the registrar's signed roster.
 
-    Without this a coordinator could write keys of its own into the manifest and play every other site.
+    Without this a coordinator could write keys of its own into the manifest and play every other site, or run this site with a few
+    others that it controls: thresholds count whom the manifest names.
+
+    Args:
+        approved: the registrar signed the manifest, and may have left members out of it.
 
     Raises:
-        PolicyRefusal: a site is not on the roster, or its key is another one.
+        PolicyRefusal: a site is not on the roster, its key is another one, or members are left out without the registrar's word.
     """
+    left_out = keys.keys() - set(manifest.roster)
+    if left_out and not approved:
+        raise PolicyRefusal(
+            f"the run leaves out {len(left_out)} members of the federation, and the registrar did not approve that",
+            cure="have the registrar sign the manifest (`fedmentor federation approve`)",
+        )
     for member in (member for group in manifest.groups for member in group.terms.roster.members):
         if keys.get(member.site) != member.signing_key:
             raise PolicyRefusal(
@@ -82,19 +92,25 @@ class SecureSite:
         site: this site.
         manifest: the run's, pinned.
         ports: the world.
+        approved: the registrar signed the manifest.
 
     Raises:
-        PolicyRefusal: the manifest's keys are not those of the signed roster, or this site's own is not.
+        PolicyRefusal: see check_signing_keys.
     """
 
-    def __init__(self, site: SiteId, manifest: RunManifest, ports: SecurePorts) -> None:
-        check_signing_keys(manifest, ports.roster_keys())
+    def __init__(self, site: SiteId, manifest: RunManifest, ports: SecurePorts, *, approved: bool = False) -> None:
+        self._approved = approved
         self._manifest = manifest
-        self._terms = manifest.group_of(site).terms
         self._ports = ports
+        self.check_keys()
+        self._terms = manifest.group_of(site).terms
         self._signer = Signer(self._terms.roster.index_of(site), ports.signing_key)
         self._attempt: tuple[RoundRef, SiteAttempt] | None = None
         self._upload: Upload | None = None
+
+    def check_keys(self) -> None:
+        """Compare the manifest with the roster that is in force now; see check_signing_keys."""
+        check_signing_keys(self._manifest, self._ports.roster_keys(), approved=self._approved)
 
     def answer(self, step: SecureStep) -> StepAnswer:
         """What this site says in a step; the same again if it is asked again.
@@ -110,10 +126,17 @@ class SecureSite:
         with _sitting_out():
             return StepAnswer(step.round, step.step, self._answered(step))
 
-    def accept(self, ref: RoundRef, delivery: bytes) -> None:
-        """Take the other sites' shares; the same again changes nothing. Raises what ``answer`` raises."""
+    def accept(self, ref: RoundRef, delivery: bytes, model: Digest) -> None:
+        """Take the other sites' shares; the same again changes nothing.
+
+        Args:
+            model: that this site is told to train from.
+
+        Raises:
+            RoundClosed, ProtocolRefused, BrokenStore: see ``answer``.
+        """
         with _sitting_out():
-            self._open(ref).accept(delivery_from_bytes(delivery))
+            self._open(ref, model).accept(delivery_from_bytes(delivery))
 
     def mask(self, entry: OutboxEntry) -> tuple[UpdateHeader, bytes]:
         """An update as it leaves the site: masked, under a signed header; the same bytes again if it is asked again.
@@ -122,7 +145,7 @@ class SecureSite:
             RoundClosed, ProtocolRefused, BrokenStore: see ``answer``.
         """
         with _sitting_out():
-            attempt = self._open(entry.header.round)
+            attempt = self._open(entry.header.round, entry.header.base_model)
             if self._upload is None:
                 words = np.frombuffer(entry.words, "<u4").astype(np.uint32, copy=False)
                 self._upload = attempt.upload(words, entry.header.sha256)
@@ -140,11 +163,11 @@ class SecureSite:
             case StepName.ADVERTISE:
                 answer = self._opened(step).advertise()
             case StepName.SHARE:
-                return self._open(step.round).share(bundle_from_bytes(step.message)).to_bytes()
+                return self._open(step.round, step.model.digest).share(bundle_from_bytes(step.message)).to_bytes()
             case StepName.CONSENT:
-                answer = self._open(step.round).consent(indexes_from_bytes(step.message))
+                answer = self._open(step.round, step.model.digest).consent(indexes_from_bytes(step.message))
             case StepName.REVEAL:
-                answer = self._open(step.round).reveal(bundle_from_bytes(step.message))
+                answer = self._open(step.round, step.model.digest).reveal(bundle_from_bytes(step.message))
             case StepName.UPLOAD:
                 raise PolicyRefusal("an upload is asked for with the order to train")
         self._ports.marks.keep(answer.persist)
@@ -152,13 +175,14 @@ class SecureSite:
 
     def _opened(self, step: SecureStep) -> SiteAttempt:
         if self._attempt is not None and self._attempt[0] == step.round:
-            return self._attempt[1]
+            return self._open(step.round, step.model.digest)
         if len(step.message) != HASH_BYTES:
             raise ProtocolRefused(Reason.MALFORMED, "an attempt is announced without its audit root")
         manifest, ref = self._manifest, step.round
         pinned = Pinned(manifest.run, manifest.digest, self._terms, step.model.digest)
         root = Digest(step.message.hex())
         context = Context(ref.run, ref.round, ref.attempt, manifest.digest, step.model.digest, root, self._terms.digest)
+        self._check_same_start(step.model.digest)
         memory = self._ports.marks.memory(manifest.run)
         attempt = open_attempt(pinned, self._signer, context, memory, self._ports.entropy)
         if self._attempt is not None:
@@ -166,10 +190,42 @@ class SecureSite:
         self._attempt, self._upload = (ref, attempt), None
         return attempt
 
-    def _open(self, ref: RoundRef) -> SiteAttempt:
+    def _check_same_start(self, model: Digest) -> None:
+        """Refuse to help with one sum too many over updates from one model.
+
+        Training is repeatable, so two such sums over different survivors may differ by exactly one site's update. Void rounds make
+        a few of them in a run; another run from the same model is the registrar's to allow.
+
+        Raises:
+            PolicyRefusal: it would be one too many.
+        """
+        runs = self._ports.marks.reveals_from(model)
+        others = set(runs) - {self._manifest.run}
+        if others and not self._approved:
+            raise PolicyRefusal(
+                f"this site has helped to open a sum from this very model in run {min(others)!r}",
+                cure="start the new run from another model, or have the registrar approve its manifest",
+            )
+        if runs.count(self._manifest.run) >= self._manifest.max_attempts:
+            raise PolicyRefusal(
+                f"this site has helped to open {len(runs)} sums from this very model, the run allows {self._manifest.max_attempts}",
+                cure="ask the coordinator's operator why its rounds come to nothing",
+            )
+
+    def _open(self, ref: RoundRef, model: Digest) -> SiteAttempt:
+        """The attempt, if this site is in it and it is about this model.
+
+        What a site's keys are bound to must be what it trains from: a coordinator that announces one model to all and lets the
+        others train from one whose gradients vanish would find a single update in the sum (Pasquini et al., CCS 2022).
+        """
         if self._attempt is None or self._attempt[0] != ref:
             raise RoundClosed("this site has no part in this attempt: it joined late, or was restarted in the middle of it")
-        return self._attempt[1]
+        attempt = self._attempt[1]
+        if model != attempt.model:
+            raise ProtocolRefused(
+                Reason.OTHER_MODEL, "the coordinator names another model than the one that it announced the attempt with"
+            )
+        return attempt
 
 
 @contextmanager

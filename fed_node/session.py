@@ -38,7 +38,7 @@ from fed_node.delivery import Delivery
 from fed_node.events import Answered, Joined, RunOver, Scored, Skipped, Trained, Waiting
 from fed_node.mailbox import Arrived
 from fed_node.ports import SessionPolicy, SessionPorts, private_training, secure_site
-from fed_node.rules import check_directive, check_manifest, check_model, check_not_older, check_same_base
+from fed_node.rules import check_approval, check_directive, check_manifest, check_model, check_not_older, check_same_base
 from fed_node.secure import SecureSite
 from fed_node.trainer import Interrupted, LocalScores, ShouldStop, TrainedUpdate, local_seed, ring_words
 from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
@@ -123,8 +123,8 @@ class Session:
         if self._ports.witness is not None and self._manifest is not None:
             self._ports.witness.attend(arrived.directive, self._manifest)
         match arrived.directive:
-            case Manifest(manifest):
-                self._join(manifest)
+            case Manifest(manifest, signature):
+                self._join(manifest, signature)
                 return None
             case Train() as train:
                 self._train(train, self._joined(), arrived.at_s)
@@ -139,17 +139,21 @@ class Session:
         self._connection.worked()
         return None
 
-    def _join(self, manifest: RunManifest) -> None:
+    def _join(self, manifest: RunManifest, signature: bytes) -> None:
         trainer = self._ports.trainer
+        approved = self._ports.approved(manifest.to_bytes(), signature)
+        check_approval(manifest, self._policy.limits, approved=approved)
         check_manifest(manifest, self._site, trainer.architecture, trainer.spec, self._policy.limits)
         self._ports.outbox.pin(manifest)
         if manifest.privacy is not None:
             private_training(self._ports, manifest).admit(manifest)
         if manifest != self._manifest:
-            self._secure = secure_site(self._ports, self._site, manifest)
+            self._secure = secure_site(self._ports, self._site, manifest, approved=approved)
             self._delivery.join(self._secure)
             self._manifest = manifest
             self._ports.observe(Joined(manifest.run, manifest.digest, manifest.rounds, len(manifest.roster)))
+        elif self._secure is not None:
+            self._secure.check_keys()
 
     def _joined(self) -> RunManifest:
         if self._manifest is None:
@@ -199,7 +203,7 @@ class Session:
         check_not_older(ref, self._ports.outbox.last_receipt(ref.run))
         if self._secure is not None:
             try:
-                self._secure.accept(ref, directive.delivery)
+                self._secure.accept(ref, directive.delivery, directive.model.digest)
             except RoundClosed as error:
                 self._sit_out(ref, error.message)
                 return

@@ -131,13 +131,13 @@ class RunManifest(BaseModel):
         if self.privacy is not None and self.privacy.rounds != self.rounds:
             raise ConfigError(f"the privacy plan is for {self.privacy.rounds} rounds, the run has {self.rounds}")
         if self.secure is not None:
-            groups_of(self.secure, self.run, self.roster)
+            groups_of(self.secure, self.roster)
         check_modes(self)
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """Which sites aggregate securely with each other; none where the run does not aggregate securely."""
-        return () if self.secure is None else groups_of(self.secure, self.run, self.roster)
+        return () if self.secure is None else groups_of(self.secure, self.roster)
 
     def group_of(self, site: SiteId) -> Group:
         """The group that a site aggregates in.
@@ -162,6 +162,11 @@ class RunManifest(BaseModel):
     def sites_behind(self) -> int:
         """Fewest sites whose updates are in a published model: ``needed``, or what the robust rule chooses of them."""
         return self.needed if self.robust is None else self.robust.sites_behind(self.needed)
+
+    @property
+    def smallest_sum(self) -> int:
+        """Fewest sites in anything that is made public: a model, or in a run with groups the sum of one group."""
+        return min([self.sites_behind, *(group.terms.quorum for group in self.groups)])
 
     @property
     def ring(self) -> Ring:
@@ -234,9 +239,13 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Manifest:
-    """First directive of every stream."""
+    """First directive of every stream.
+
+    ``signature``: the registrar's over the manifest's bytes (ECDSA with SHA-256, DER); empty where the registrar did not sign it.
+    """
 
     manifest: RunManifest
+    signature: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)

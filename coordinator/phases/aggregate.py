@@ -73,8 +73,8 @@ def _aggregate_masked(context: Context, moment: Moment, updates: tuple[AcceptedU
             counted += mine
         except (DigestMismatch, UpdateRejected) as error:
             reason = error.message
-    if len(sums) < manifest.secure.needed_groups:
-        return void_round(context, moment, reason)
+    if len(sums) < manifest.secure.needed_groups or len(counted) < manifest.needed:
+        return void_round(context, moment, reason or f"{len(counted)} updates of {manifest.needed} needed ones can be opened")
     parameters = spec_size(manifest.spec)
     single = manifest.secure.groups == 1
     blocks = mean_blocks([sums[0].words], parameters) if single else CoordinateMedian(Median()).combine(sums, parameters).blocks

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from coordinator.phases.phase import Context, Moved, Stay, fail, to_phase, transition, waited_for
-from coordinator.phases.short_step import close_step
+from coordinator.phases.short_step import close_step, enough_of
 from coordinator.progress import Moment
 from coordinator.state import PhaseName
 
@@ -21,7 +21,7 @@ def collect(context: Context, moment: Moment) -> Stay | Moved:
     manifest = context.manifest
     asked = context.secure.expected(moment.state) if context.secure else frozenset(manifest.roster)
     missing = asked - moment.set_aside - moment.delivered - context.presence.refused(moment.state.ref(manifest.run))
-    quorum = len(moment.delivered) >= manifest.needed
+    quorum = enough_of(manifest, moment.delivered)
     left_s = manifest.collect_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, missing) if quorum else None
     if (quorum and left_s <= 0) or (grace_s is not None and grace_s <= 0):  # 1, 2, 3: no grace where none is missing
@@ -31,5 +31,5 @@ def collect(context: Context, moment: Moment) -> Stay | Moved:
     if left_s <= 0:  # 2
         return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived in time")
     if not missing:  # 4
-        return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived, and no other is to come")
+        return fail(context, moment, f"{len(moment.delivered)} of {manifest.needed} needed updates arrived, no other is to come")
     return Stay(left_s if grace_s is None else min(left_s, grace_s))

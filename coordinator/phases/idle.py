@@ -7,6 +7,7 @@ Sites that come later can still join while the round collects.
 from __future__ import annotations
 
 from coordinator.phases.phase import Context, Moved, Stay, fail, to_phase, transition, waited_for
+from coordinator.phases.short_step import enough_of
 from coordinator.progress import Moment
 from coordinator.state import PhaseName
 
@@ -17,7 +18,7 @@ def idle(context: Context, moment: Moment) -> Stay | Moved:
     asked = frozenset(manifest.roster) - moment.set_aside
     missing = asked & context.presence.absence_s().keys()
     connected = len(asked) - len(missing)
-    grace_s = waited_for(context, missing) if connected >= manifest.needed else None
+    grace_s = waited_for(context, missing) if enough_of(manifest, asked - missing) else None
     if grace_s is not None and grace_s <= 0:
         return transition(context, moment, "gather_quorum", to_phase(moment, PhaseName.OPEN), fields={"connected": connected})
     left_s = context.limits.gather_s - moment.phase_elapsed_s

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from coordinator.phases.phase import Context, Moved, to_phase, transition
 from coordinator.progress import Moment
-from coordinator.state import PhaseName, PublishedRound
+from coordinator.state import PhaseName, PublishedRound, RunState
 from coordinator.store.journal import Transaction
 from fedmentor.errors import BrokenStore
-from fedmentor.ids import Attempt, Round
+from fedmentor.ids import Attempt, Round, SiteId
 
 
 def publish(context: Context, moment: Moment) -> Moved:
@@ -26,6 +26,7 @@ def publish(context: Context, moment: Moment) -> Moved:
         model=state.pending,
         seconds=moment.round_elapsed_s,
         published_utc=context.clock.now().isoformat(),
+        sites=_sites(context, state),
     )
     following = Round(state.round + 1)
     phase = PhaseName.EVALUATE if following == context.manifest.rounds else PhaseName.IDLE
@@ -37,3 +38,10 @@ def publish(context: Context, moment: Moment) -> Moved:
 
     fields = {"model": published.model, "base_model": published.base_model}
     return transition(context, moment, "publish_round", to, fields=fields, also=write)
+
+
+def _sites(context: Context, state: RunState) -> tuple[SiteId, ...]:
+    """Whose updates are in the pending model; nobody's where the round is void."""
+    if state.pending is None or state.pending == state.model:
+        return ()
+    return tuple(SiteId(site) for site in context.models.record(state.pending).details["sites"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from coordinator.phases.phase import Context, Moved, Stay, fail, to_phase, transition, waited_for
 from coordinator.progress import SHORT_STEPS, Moment
 from coordinator.secure import SecureRounds
 from coordinator.state import PhaseName
 from fedmentor.errors import BrokenStore
+from fedmentor.federation import RunManifest
+from fedmentor.ids import SiteId
 from fedmentor.secagg.plan import SecurePlan
 from fedmentor.secagg.refusal import ProtocolRefused
 
@@ -37,12 +39,18 @@ def short_step(context: Context, moment: Moment, to: PhaseName, give_up: Callabl
     plan, secure = secure_parts(context)
     state = moment.state
     silent = secure.expected(state) - moment.answered - context.presence.refused(state.ref(context.manifest.run))
-    enough = len(moment.answered) >= context.manifest.needed
+    enough = enough_of(context.manifest, moment.answered)
     left_s = plan.step_seconds - moment.phase_elapsed_s
     grace_s = waited_for(context, silent) if enough or not silent else None
     if left_s > 0 and (grace_s is None or grace_s > 0):
         return Stay(left_s if grace_s is None else min(left_s, grace_s))
     return close_step(context, moment, to, give_up)
+
+
+def enough_of(manifest: RunManifest, sites: Collection[SiteId]) -> bool:
+    """Whether these sites make a model: the quorum of them, and in a secure run enough in enough groups."""
+    whole = sum(len(set(group.sites) & set(sites)) >= group.terms.quorum for group in manifest.groups)
+    return len(sites) >= manifest.needed and (manifest.secure is None or whole >= manifest.secure.needed_groups)
 
 
 def close_step(context: Context, moment: Moment, to: PhaseName, give_up: Callable[[str], Moved] | None = None) -> Moved:

@@ -50,7 +50,8 @@ CREATE TABLE published_round (
     base_model    TEXT NOT NULL,                            -- immutable: model that the round started from
     model         TEXT NOT NULL,                            -- immutable: model that it made
     seconds       REAL NOT NULL,                            -- immutable: running time from first opening to publication
-    published_utc TEXT NOT NULL                             -- immutable
+    published_utc TEXT NOT NULL,                            -- immutable
+    sites         TEXT NOT NULL                             -- immutable: whose updates are in it, separated by spaces
 ) STRICT;
 
 CREATE TABLE traffic (

@@ -260,14 +260,14 @@ class _SqliteTransaction(SqliteConduct):
 
     def rounds(self) -> tuple[PublishedRound, ...]:
         rows = self._connection.execute(
-            "SELECT round, attempt, base_model, model, seconds, published_utc FROM published_round ORDER BY round"
+            "SELECT round, attempt, base_model, model, seconds, published_utc, sites FROM published_round ORDER BY round"
         )
-        return tuple(PublishedRound(*row) for row in rows)
+        return tuple(PublishedRound(*row[:-1], tuple(map(SiteId, row[-1].split()))) for row in rows)
 
     def put_round(self, published: PublishedRound) -> None:
-        values = (published.base_model, published.model, published.seconds, published.published_utc)
+        values = (published.base_model, published.model, published.seconds, published.published_utc, " ".join(published.sites))
         self._connection.execute(
-            "INSERT INTO published_round VALUES (?, ?, ?, ?, ?, ?)", (published.round, published.attempt, *values)
+            "INSERT INTO published_round VALUES (?, ?, ?, ?, ?, ?, ?)", (published.round, published.attempt, *values)
         )
 
     def traffic(self) -> tuple[Traffic, ...]:

@@ -62,22 +62,22 @@ def predict(model: Path, images: tuple[Path, ...], out: Path, form: str, threads
             lines.append(_one(_Work(student, digest, out, form), image, name))
             advance("predict", done, len(images), "")
     for line in lines:
-        _say(line, as_json=as_json)
-    failed = sum("error" in line for line in lines)
+        if as_json:
+            click.echo(json.dumps(line))
+        elif "error" not in line:
+            click.echo(f"{line['mask']}: {line['foreground']:.1%} of the image is foreground")
+    failed = [line for line in lines if "error" in line]
     if failed:
-        click.echo(f"{failed} of {len(lines)} images could not be used", err=True)
+        _say_failed(failed, len(lines))
     return EXIT_CONFIG if failed else EXIT_OK
 
 
-def _say(line: dict[str, object], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(line))
-    elif "error" in line:
+def _say_failed(failed: Sequence[dict[str, object]], total: int) -> None:
+    click.echo(f"{len(failed)} of {total} images could not be used", err=True)
+    for line in failed:
         click.echo(f"error: {line['error']}", err=True)
         if line["cure"]:
             click.echo(f"  try: {line['cure']}", err=True)
-    else:
-        click.echo(f"{line['mask']}: {line['foreground']:.1%} of the image is foreground")
 
 
 def _names(images: Sequence[Path]) -> list[str]:

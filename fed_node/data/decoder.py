@@ -67,9 +67,11 @@ class Decoder:
         with self._lock:
             try:
                 return self._ask(path, size)
-            except (OSError, DecoderFailed) as error:
+            except BaseException as error:  # also Ctrl-C: half an answer must not be taken for the next one's beginning
                 self._stop()
-                raise DecoderFailed(type(error).__name__) from None
+                if isinstance(error, OSError):
+                    raise DecoderFailed(type(error).__name__) from None
+                raise
 
     def close(self) -> None:
         """End the process, if there is one; it can be asked again."""

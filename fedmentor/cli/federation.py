@@ -18,6 +18,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
+MAX_MANIFEST_BYTES = 4 << 20
+"""What fits into a message to a site."""
+
 _registrar = click.option("--registrar", "folder", type=FOLDER, required=True, help="The registrar's own folder.")
 _passphrase = click.option("--passphrase-file", type=FILE, help="Passphrase of the authority's key, in its first line.")
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -199,6 +202,35 @@ def roster(folder: Path, out: Path | None, passphrase_file: Path | None, *, as_j
         return
     for line in roster_lines(state, authorities):
         click.echo(line)
+
+
+@federation.command()
+@click.argument("manifest", type=click.Path(path_type=Path, dir_okay=False))
+@_registrar
+@_passphrase
+@_json
+def approve(manifest: Path, folder: Path, passphrase_file: Path | None, *, as_json: bool) -> None:
+    """Sign a run's MANIFEST after looking at it: sites can ask for that (require_approval), and may trust what they then run.
+
+    Writes the signature beside it, as MANIFEST.sig; both go to the coordinator.
+    """
+    from fedmentor.federation import manifest_from_bytes
+    from fedmentor.identity.approval import approval_file, check_canonical
+    from fedmentor.identity.files import read_bounded
+    from fedmentor.models import write_atomically
+
+    data = read_bounded(manifest, MAX_MANIFEST_BYTES, "make one with `fedmentor coordinator manifest`")
+    run = manifest_from_bytes(data)
+    check_canonical(data, run.to_bytes(), str(manifest))
+    signature = _open(folder, passphrase_file).approve(run)
+    write_atomically(approval_file(manifest), signature)
+    mode = "secure aggregation" if run.secure else "the coordinator sees single updates"
+    if as_json:
+        fields = {"run": run.run, "manifest": run.digest, "sites": list(run.roster), "secure": run.secure is not None}
+        click.echo(json.dumps({"event": "approved", **fields, "signature": str(approval_file(manifest))}))
+        return
+    click.echo(f"{approval_file(manifest)}: run {run.run} approved, {len(run.roster)} sites, {run.rounds} rounds, {mode}")
+    click.echo(f"manifest {run.digest}, from model {run.initial_model}")
 
 
 @federation.command()

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmentor.clock import Clock
 from fedmentor.errors import ConfigError, DataError, FedMentorError, IdentityRefused, PolicyRefusal, PortInUse
+from fedmentor.identity.credentials import peer_of_client
 from fedmentor.identity.keys import spki
-from fedmentor.identity.names import peer_of
 from fedmentor.identity.registrar import Admitted, Registrar
 from fedmentor.identity.registrar_rules import Vouching
 from fedmentor.identity.request import MAX_REQUEST_BYTES, EnrolmentRequest, read_request
@@ -132,7 +132,7 @@ class DoorServicer(RegistrarServicer):
         pem = next(iter(auth.get("x509_pem_cert", ())), b"")
         if not pem:
             raise IdentityRefused("renewal needs a certificate", cure="use the registrar's address for renewals")
-        peer = peer_of(bytes(name).decode(errors="replace") for name in auth.get("peer_uri", ()))
+        peer = peer_of_client(bytes(pem))
         key = x509.load_pem_x509_certificate(bytes(pem)).public_key()
         if peer.federation != self._federation or not isinstance(key, ec.EllipticCurvePublicKey):
             raise IdentityRefused("the certificate is not that of a member of this federation", cure="ask the registrar")

@@ -28,7 +28,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedmentor.clock import Clock
 from fedmentor.errors import ConfigError, IdentityRefused, PolicyRefusal
+from fedmentor.federation import RunManifest
 from fedmentor.identity import registrar_rules as rules
+from fedmentor.identity.approval import check_members
 from fedmentor.identity.authority import Authority, Leaf, registrar_names
 from fedmentor.identity.invite import TOKEN_BYTES, Invite
 from fedmentor.identity.keys import key_pem, load_tls_public, new_tls_key, raw_public
@@ -222,6 +224,20 @@ class Registrar:
             for retired in range(1, rotated.authorities[0]):
                 forget_authority(self._folder, retired)
             return rotated
+
+    def approve(self, manifest: RunManifest) -> bytes:
+        """Sign a run's manifest; the DER signature.
+
+        Its sites have to be members, and in a secure run their signing keys those of the roster. Whoever calls has shown it to the
+        registrar.
+
+        Raises:
+            ConfigError: they are not, or the authority's key cannot be used.
+        """
+        with self._locked():
+            state = self.state()
+            check_members(manifest, state.roster())
+            return self._authority(state).sign(manifest.to_bytes()).signature
 
     def publish(self) -> None:
         """Write the documents in ``public/`` that are missing or not those of the state; a second call does nothing.

@@ -88,15 +88,21 @@ class Advertising(_Phase[Signed]):
         self._terms = terms
         self._context = context.digest()
         self._words = words
+        self._keys: dict[int, set[bytes]] = {}
 
     def add(self, signed: Signed) -> int:
         """Take an advert; the sender's roster index.
 
         Raises:
-            ProtocolRefused: what ``open_advert`` says, REPEATED_SITE or OUT_OF_ORDER.
+            ProtocolRefused: what ``open_advert`` says, REPEATED_KEY, REPEATED_SITE or OUT_OF_ORDER.
         """
         advert = open_advert(self._terms, self._context, signed)
+        keys = {advert.share_key, advert.mask_key}
+        if any(keys & theirs for sender, theirs in self._keys.items() if sender != advert.sender):
+            # Here and not when the step is closed: two sites that agree on a key would take everybody's attempt along.
+            raise ProtocolRefused(Reason.REPEATED_KEY, f"site {advert.sender} advertises a key of another site")
         self._keep(advert.sender, signed)
+        self._keys[advert.sender] = keys
         return advert.sender
 
     def close(self) -> tuple[tuple[Signed, ...], Sharing]:

@@ -22,11 +22,10 @@ from fedmentor.secagg.messages import (
     advert_from_bytes,
     commit_from_bytes,
     consent_from_bytes,
-    indexes_bytes,
-    malformed,
     reveal_from_bytes,
     upload_header_from_bytes,
 )
+from fedmentor.secagg.reading import indexes_bytes, malformed
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
 from fedmentor.secagg.shamir import is_share
 from fedmentor.secagg.signing import Signed, verify

@@ -36,6 +36,7 @@ class Persist:
         digest: ADVERTISED: of the context; UPLOADED: SHA-256 of the masked words; CONSENTED: of (transcript, U2, U3);
             REVEALED: SHA-256 of the signed reveal.
         update: UPLOADED only: SHA-256 of the words before masking, which every attempt of the round has to repeat.
+        model: REVEALED only: the model that the revealed sum starts from.
     """
 
     mark: Mark
@@ -44,6 +45,7 @@ class Persist:
     attempt: Attempt
     digest: Digest
     update: Digest | None = None
+    model: Digest | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedmentor.ids import RunId, SiteId
+from fedmentor.ids import SiteId
 from fedmentor.secagg.graph import default_degree, two_thirds
 from fedmentor.secagg.refusal import ProtocolRefused, Reason
 from fedmentor.secagg.signing import SIGNING_KEY_BYTES
@@ -79,11 +79,11 @@ class SecurePlan(BaseModel):
         return min(self.groups, MIN_GROUPS)
 
 
-def groups_of(plan: SecurePlan, run: RunId, roster: tuple[SiteId, ...]) -> tuple[Group, ...]:
+def groups_of(plan: SecurePlan, roster: tuple[SiteId, ...]) -> tuple[Group, ...]:
     """Who aggregates with whom: the same for everybody who knows the manifest, and for the whole run.
 
-    Sites are dealt to groups in the order of SHA-256 over the run's name and their own. Groups of one run that change from round to
-    round would show single sites by the differences of their sums.
+    Sites are dealt to groups in the order of SHA-256 over all signing keys and their own name: nothing that a coordinator chooses
+    moves a site to another group. Groups that change from round to round would show single sites by the differences of their sums.
 
     Args:
         roster: every site of the run, in the manifest's order.
@@ -91,11 +91,11 @@ def groups_of(plan: SecurePlan, run: RunId, roster: tuple[SiteId, ...]) -> tuple
     Raises:
         ProtocolRefused: WEAK_TERMS; too few sites for so many groups, or keys and sites are not equally many.
     """
-    return _groups_of(plan, run, roster)
+    return _groups_of(plan, roster)
 
 
 @lru_cache(maxsize=64)
-def _groups_of(plan: SecurePlan, run: RunId, roster: tuple[SiteId, ...]) -> tuple[Group, ...]:
+def _groups_of(plan: SecurePlan, roster: tuple[SiteId, ...]) -> tuple[Group, ...]:
     if len(plan.signing_keys) != len(roster):
         raise _weak(f"{len(plan.signing_keys)} signing keys do not fit {len(roster)} sites")
     if 1 < plan.groups < MIN_GROUPS:
@@ -108,7 +108,8 @@ def _groups_of(plan: SecurePlan, run: RunId, roster: tuple[SiteId, ...]) -> tupl
     if plan.groups > 1 and plan.threshold:
         raise _weak("a run with several groups has the usual threshold in each", "leave the threshold out")
     keys = dict(zip(roster, map(bytes.fromhex, plan.signing_keys), strict=True))
-    dealt = sorted(roster, key=lambda site: hashlib.sha256(f"fedmentor/group/1\n{run}\n{site}".encode()).digest())
+    salt = "\n".join(plan.signing_keys)
+    dealt = sorted(roster, key=lambda site: hashlib.sha256(f"fedmentor/group/1\n{salt}\n{site}".encode()).digest())
     return tuple(
         Group(f"group-{number + 1}", _terms(plan, {site: keys[site] for site in dealt[number :: plan.groups]}))
         for number in range(plan.groups)

@@ -14,6 +14,7 @@ The mean of the accepted updates is sum[:-1] / sum[-1].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +59,13 @@ class Ring:
             raise ConfigError(f"max_weight is {self.max_weight}, expected 1 to 2**fraction_bits = {2**self.fraction_bits}")
 
     def check_sites(self, sites: int) -> None:
-        """Refuse more sites than the ring can sum without wrapping: sites * max(clip_value, 1) * 2**f < 2**31.
+        """Refuse more sites than the ring can sum without wrapping: sites * round(max(clip_value, 1) * 2**f) < 2**31.
 
         Raises:
             ConfigError: too many sites for these fraction bits.
         """
-        if sites * max(self.clip_value, 1.0) * 2.0**self.fraction_bits >= 2**31:
+        # Rounded up: every site's largest word is.
+        if sites * ceil(max(self.clip_value, 1.0) * 2.0**self.fraction_bits) >= 2**31:
             raise ConfigError(f"{sites} sites do not fit a ring of {self.fraction_bits} fraction bits", cure="lower fraction_bits")
 
     def weight_of(self, examples: int) -> float:

@@ -154,6 +154,11 @@ class SiteAttempt:
         self._survivors: tuple[int, ...] = ()
         self.step = Step.OPENED
 
+    @property
+    def model(self) -> Digest:
+        """Digest of the model that this attempt is about; nothing may be trained from any other."""
+        return self._context.model
+
     def advertise(self, anchor: bytes = NO_ANCHOR) -> Answer:
         """Step 1, first half: two fresh public keys, signed with the context. The mark is the high-water mark.
 
@@ -323,7 +328,9 @@ class SiteAttempt:
 
     def _answer(self, step: Step, body: bytes, mark: Mark, digest: bytes, update: Digest | None = None) -> Answer:
         here = self._context
-        answer = Answer(self._signer.sign(body), Persist(mark, here.run, here.round, here.attempt, Digest(digest.hex()), update))
+        model = here.model if mark is Mark.REVEALED else None
+        persist = Persist(mark, here.run, here.round, here.attempt, Digest(digest.hex()), update, model)
+        answer = Answer(self._signer.sign(body), persist)
         self._memory = self._memory.after(answer.persist)
         self._said[step] = answer
         self.step = step

@@ -249,7 +249,7 @@ def _delays(patience_s: float) -> Iterator[float]:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

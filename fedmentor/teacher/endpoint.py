@@ -52,7 +52,7 @@ def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
         return replace(endpoint, ca_file=Path(state["ca_file"])) if "ca_file" in state else endpoint
     except FileNotFoundError as error:
         raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TeacherUnreachable(f"{path} is not a teacher's state file", cure=_START) from error
 
 
@@ -64,7 +64,7 @@ def read_token(key_file: Path) -> str:
     """
     try:
         return _header_text(json.loads(key_file.read_bytes())["inference"]["key"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TeacherUnreachable(
             f"the teacher's token cannot be read from {key_file}", cure="give the key_file.json of the running teacher"
         ) from error

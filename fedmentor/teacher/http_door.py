@@ -104,5 +104,5 @@ def _checked(answer: Response, url: str) -> Response:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -126,7 +126,7 @@ def decode_outputs(blob: bytes) -> Outputs:
         tensors, facts = _opened(blob)
         arrays = {name: _decoded(name, tensor, facts.get("packed", {})) for name, tensor in tensors.items()}
         return _outputs(arrays, facts)
-    except (SafetensorError, ValueError, KeyError, TypeError, FedMentorError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, FedMentorError) as error:
         raise _no_teacher() from error
 
 
@@ -148,7 +148,7 @@ def decode_answer(blob: bytes) -> SoftLabels:
     try:
         tensors, facts = _opened(blob)
         return _soft_labels(tensors["logits"], tensors["predicted_iou"], facts)
-    except (SafetensorError, ValueError, KeyError, TypeError, FedMentorError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, FedMentorError) as error:
         raise _no_teacher() from error
 
 

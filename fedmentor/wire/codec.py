@@ -65,8 +65,8 @@ _OUTCOMES = {Outcome.COMPLETED: pb.Finished.OUTCOME_COMPLETED, Outcome.FAILED: p
 def directive_to_wire(value: Directive) -> pb.Directive:
     """Encode any directive."""
     match value:
-        case Manifest(manifest):
-            return pb.Directive(manifest=pb.RunManifest(json=manifest.to_bytes()))
+        case Manifest(manifest, signature):
+            return pb.Directive(manifest=pb.RunManifest(json=manifest.to_bytes(), signature=signature))
         case Train(ref, model, deadline_s, delivery):
             train = pb.Train(round=round_to_wire(ref), model=model_to_wire(model), deadline_ms=_milliseconds(deadline_s))
             train.delivery = delivery
@@ -93,7 +93,7 @@ def directive_from_wire(message: pb.Directive) -> Directive:
     """
     match message.WhichOneof("kind"):
         case "manifest":
-            return Manifest(manifest_from_bytes(message.manifest.json))
+            return Manifest(manifest_from_bytes(message.manifest.json), message.manifest.signature)
         case "train":
             train = message.train
             where = round_from_wire(train.round), model_from_wire(train.model)

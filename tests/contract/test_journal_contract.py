@@ -119,7 +119,9 @@ def test_scores_are_never_overwritten(begun):
 
 
 def test_a_round_is_published_once(begun):
-    rounds = [PublishedRound(Round(n), Attempt(1), DIGEST, DIGEST, 1.25, "2026-01-01T00:00:00+00:00") for n in (0, 1)]
+    rounds = [
+        PublishedRound(Round(n), Attempt(1), DIGEST, DIGEST, 1.25, "2026-01-01T00:00:00+00:00", (SiteId("a"),) * n) for n in (0, 1)
+    ]
     for published in reversed(rounds):
         begun.run_tx("publish", lambda tx, published=published: tx.put_round(published))
     assert _read(begun, "rounds") == tuple(rounds)

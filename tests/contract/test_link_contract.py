@@ -309,7 +309,7 @@ def test_nobody_waits_for_a_site_that_sits_out(coordinator: Coordinator):
         coordinator.link_of(SITES[0]).sit_out(START, "its training diverged")
     coordinator.link_of(SITES[0]).sit_out(replace(START, round=Round(7)), "a round that is not in force changes nothing")
     coordinator.settle()
-    assert "2 of 3 needed updates arrived, and no other is to come" in coordinator.engine.report().reason
+    assert "2 of 3 needed updates arrived, no other is to come" in coordinator.engine.report().reason
 
 
 @pytest.mark.parametrize("step", [StepName.ADVERTISE, StepName.SHARE, StepName.CONSENT, StepName.REVEAL])

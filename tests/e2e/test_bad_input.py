@@ -166,7 +166,7 @@ def test_what_cannot_be_meant_is_refused_and_changes_nothing(place, name):
 
 @pytest.mark.parametrize(("image", "sentence"), {"pipe.png": "not a file", "cut.png": "truncated"}.items())
 def test_an_image_that_cannot_be_read_is_named_and_no_picture_is_written(place, tmp_path, image, sentence):
-    done = fedmentor(place, "predict", "model", image, "--out", str(tmp_path), "--json")
+    done = fedmentor(place, "predict", "model", image, "--out", str(tmp_path))
     refused(done, EXIT_CONFIG, sentence)
     assert image in done.stderr
     assert not any(tmp_path.iterdir())

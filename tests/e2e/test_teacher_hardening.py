@@ -112,6 +112,11 @@ def test_both_doors_speak_tls_with_the_servers_own_certificate_only(server, door
         naive.describe()
 
 
+def test_the_keepers_probe_gets_its_prediction_through_tls(server):
+    probe = [sys.executable, "-m", "teacher_service.probe", str(run_folder(server))]
+    assert subprocess.run(probe, check=False, timeout=120).returncode == 0
+
+
 def test_secrets_are_for_their_owner_only(server):
     folder = run_folder(server)
     assert folder.stat().st_mode & 0o077 == 0

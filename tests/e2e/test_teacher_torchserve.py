@@ -197,6 +197,18 @@ def test_a_killed_server_comes_back_and_the_client_waits_for_it(server, client):
     assert not psutil.pid_exists(worker.pid) or worker.status() == psutil.STATUS_ZOMBIE
 
 
+def test_the_keepers_probe_tells_a_server_that_answers_from_one_that_does_not(server, tmp_path):
+    probe = [sys.executable, "-m", "teacher_service.probe"]
+    assert subprocess.run([*probe, str(server.endpoint.key_file.parent)], check=False, timeout=120).returncode == 0
+    state = json.loads((server.endpoint.key_file.parent / STATE_FILE).read_text())
+    (tmp_path / STATE_FILE).write_text(json.dumps({**state, "url": "http://127.0.0.1:1"}))
+    assert subprocess.run([*probe, str(tmp_path)], check=False, timeout=120).returncode == 1
+    (tmp_path / "key_file.json").write_text('{"inference": {"key": "wrong"}}')
+    (tmp_path / STATE_FILE).write_text(json.dumps({**state, "key_file": str(tmp_path / "key_file.json")}))
+    assert subprocess.run([*probe, str(tmp_path)], check=False, timeout=120).returncode == 1
+    assert subprocess.run([*probe, str(tmp_path / "nowhere")], check=False, timeout=120).returncode == 1
+
+
 def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):
     convert_bundled(tmp_path / WEIGHTS_FILE)
     archive = build_archive(tmp_path / WEIGHTS_FILE, tmp_path / "teacher.mar")

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 from fuzz_mutation import mutated_json
-from fuzz_target import Target
+from fuzz_target import PICTURE_MB, Target
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -34,6 +34,11 @@ from fedmentor.teacher.question import question_from_json
 from fedmentor.testing.teacher import AnalyticTeacher
 
 ENDPOINT = b'{"url": "http://127.0.0.1:1", "grpc_url": "127.0.0.1:2", "key_file": "k", "ca_file": "c"}'
+NESTED = (b"[" * 100_000, b'{"url":' * 100_000)
+ENDLESS = (b"a = " + b"[" * 10_000, b"a = " + b"9" * 5000)
+NO_ARRAYS = tuple(b"\x93NUMPY\1\0\x40\0" + text.ljust(63) + b"\n" for text in (b"{'shape': (3, 3", b"{'shape': (3, 3)", b"("))
+"""Inputs that once left as something else than a refusal."""
+
 TOKEN = b'{"inference": {"key": "abc"}}'
 
 
@@ -54,7 +59,9 @@ def file_targets(folder: Path) -> dict[str, Target]:
         "safetensors of the coordinator": Target(
             in_file(model / "model.safetensors", tensors, lambda: _import(scratch, model)), (tensors,), share=0.1
         ),
-        "settings": Target(in_file(scratch / "x.toml", node, lambda: read_toml(scratch / "x.toml")), (node, host), share=0.2),
+        "settings": Target(
+            in_file(scratch / "x.toml", node, lambda: read_toml(scratch / "x.toml")), (node, host), share=0.2, found=ENDLESS
+        ),
         "settings of a node": Target(
             in_file(scratch / "x.toml", node, lambda: node_config(scratch / "x.toml", {})), (node,), share=0.2
         ),
@@ -63,16 +70,25 @@ def file_targets(folder: Path) -> dict[str, Target]:
         ),
         "table of a dataset": Target(in_file(scratch / "x.csv", table, lambda: read_table(scratch / "x.csv")), (table,), share=0.2),
         "image of a site": Target(
-            in_file(scratch / "x.png", b"", lambda: read_site_image(scratch / "x.png")), _pictures(), share=0.1
+            in_file(scratch / "x.png", b"", lambda: read_site_image(scratch / "x.png")),
+            _pictures(),
+            share=0.1,
+            growth_mb=PICTURE_MB,
         ),
         "DICOM of a site": Target(
-            in_file(scratch / "x.dcm", b"", lambda: read_site_image(scratch / "x.dcm")), (_dicom(),), share=0.1
+            in_file(scratch / "x.dcm", b"", lambda: read_site_image(scratch / "x.dcm")),
+            (_dicom(),),
+            share=0.1,
+            growth_mb=PICTURE_MB,
         ),
         "NIfTI of a site": Target(
-            in_file(scratch / "x.nii", b"", lambda: read_site_image(scratch / "x.nii")), (_nifti(),), share=0.1
+            in_file(scratch / "x.nii", b"", lambda: read_site_image(scratch / "x.nii")),
+            (_nifti(),),
+            share=0.1,
+            growth_mb=PICTURE_MB,
         ),
         "endpoint of a teacher": Target(
-            in_file(scratch / ENDPOINT_FILE, b"", lambda: read_endpoint(scratch)), (ENDPOINT,), mutated_json, 0.1
+            in_file(scratch / ENDPOINT_FILE, b"", lambda: read_endpoint(scratch)), (ENDPOINT,), mutated_json, 0.1, found=NESTED
         ),
         "token of a teacher": Target(
             in_file(scratch / "key", b"", lambda: read_token(scratch / "key")), (TOKEN,), mutated_json, 0.1
@@ -133,7 +149,9 @@ def teacher_targets() -> dict[str, Target]:
         ),
         "teacher error": Target(lambda data: decode_error(_object(data)), (json.dumps(error).encode(),), mutated_json),
         "teacher question": Target(lambda data: question_from_json(_object(data)), (json.dumps(question).encode(),), mutated_json),
-        "teacher image": Target(read_image, (*_pictures(), array.getvalue(), _dicom()), share=0.3),
+        "teacher image": Target(
+            read_image, (*_pictures(), array.getvalue(), _dicom()), share=0.3, growth_mb=PICTURE_MB, found=NO_ARRAYS
+        ),
     }
 
 

@@ -6,6 +6,7 @@ documents are here; fuzz_files.py has what is read from disk and what teachers a
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -210,9 +211,27 @@ def document_targets(folder: Path) -> dict[str, Target]:
             in_file(state, state.read_bytes(), lambda: load_state(state.parent)), (state.read_bytes(),), mutated_json, 0.1
         ),
         "enrolment reply": Target(lambda data: check_reply(data, expected, clock.now()), (reply,), mutated_json, share=0.3),
-        "certificate": Target(_read_certificate, (certificate, authority.pem, _other_certificate()), share=0.3),
+        "certificate": Target(
+            _read_certificate,
+            (certificate, authority.pem, _other_certificate()),
+            share=0.3,
+            found=(_reissued(certificate, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42"), *_unknown_keys(certificate)),
+        ),
         "URI SAN": Target(lambda data: parse_uri(data.decode(errors="replace")), (site_uri(NAME, SITE).encode(),)),
     }
+
+
+def _reissued(pem: bytes, old: bytes, new: bytes) -> bytes:
+    """A certificate with other bytes; its signature does not hold, which nobody looks at here."""
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    assert old in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(old, new, 1)).encode()
+
+
+def _unknown_keys(pem: bytes) -> tuple[bytes, bytes]:
+    """Keys of a kind and of a curve that nobody knows; the library notices when it is asked for them."""
+    kind, curve = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06082a8648ce3d030107")
+    return _reissued(pem, kind, kind[:-1] + b"\x7f"), _reissued(pem, curve, curve[:-1] + b"\x7f")
 
 
 def _other_certificate() -> bytes:
@@ -255,7 +274,11 @@ def audit_targets() -> dict[str, Target]:
         "audit checkpoint": Target(checkpoint_from_bytes, (trail.trail.checkpoints[0].checkpoint.to_bytes(),), mutated_json),
         "audit export": Target(lambda data: _read_export(data, trail), (b"\n".join(lines) + b"\n",), share=0.3),
         "audit export line": Target(
-            lambda data: _read_export(b"\n".join((*lines[:2], data, *lines[3:])), trail), lines, mutated_json, 0.3
+            lambda data: _read_export(b"\n".join((*lines[:2], data, *lines[3:])), trail),
+            lines,
+            mutated_json,
+            0.3,
+            found=tuple(line.replace(b'"utc":"2', b'"utc":"\\ud800') for line in lines if line.startswith(b'{"checkpoint')),
         ),
     }
 

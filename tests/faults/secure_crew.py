@@ -48,7 +48,7 @@ class SecureCrew:
             case SecureStep():
                 return self._sites[name].answer(directive)
             case Train(ref, model, _, delivery):
-                self._sites[name].accept(ref, delivery)
+                self._sites[name].accept(ref, delivery, model.digest)
                 words = toy_words(name, ref, self.federation.manifest)
                 sha256 = hashlib.sha256(words).hexdigest()
                 header = UpdateHeader(ref, sha256, len(words), model.digest)

@@ -135,7 +135,10 @@ class World:
         (place / "extensions").write_text(f"{usage}\nsubjectAltName=URI:{A}\n")
         command = ["openssl", "x509", "-req", "-sha1", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "1"]
         more = ["-CAcreateserial", "-extfile", "extensions", "-out", "leaf.pem"]
-        subprocess.run([*command, *more], cwd=place, check=True, capture_output=True)
+        try:
+            subprocess.run([*command, *more], cwd=place, check=True, capture_output=True)
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            pytest.skip("no openssl here that signs with SHA-1")
         return (place / "leaf.pem").read_bytes(), key_pem(key)
 
 

@@ -238,7 +238,7 @@ class Federation:
         self.audited = audited
         self._model, self.state = folder / "model", folder / "state"
         save_model(self._model, START, ModelRecord(architecture="fingerprint-v1", digest=digest_of(START)))
-        self.state.mkdir(exist_ok=True)
+        self.state.mkdir()
         self.manifest = RunManifest(
             run=RunId("run"),
             roster=SITES,

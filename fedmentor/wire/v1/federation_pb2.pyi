@@ -44,16 +44,20 @@ class RunManifest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JSON_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     json: _builtins.bytes
     """Canonical JSON of fedmentor.federation.RunManifest; its SHA-256 names the run's rules."""
+    signature: _builtins.bytes
+    """The registrar's signature over exactly these bytes (ECDSA P-256 with SHA-256, DER); empty where the registrar did not sign."""
     def __init__(
         self,
         *,
         json: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

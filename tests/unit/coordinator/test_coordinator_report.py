@@ -30,7 +30,7 @@ def _update(site, weight):
     return AcceptedUpdate(Receipt(ref, SiteId(site), DIGEST, "2026-01-01T00:00:00+00:00"), 8, weight)
 
 
-DONE = PublishedRound(Round(0), Attempt(1), DIGEST, NEXT, 2.5, "2026-01-01T00:00:00+00:00")
+DONE = PublishedRound(Round(0), Attempt(1), DIGEST, NEXT, 2.5, "2026-01-01T00:00:00+00:00", (SiteId("a"), SiteId("b")))
 SCORES = [_scores("a", 0.8, 1, 4.0), _scores("b", 0.4, 3), _scores("c", 0.9, 1, round_=1)]
 TRAFFIC = [Traffic(Round(0), SiteId("a"), 10, 20), Traffic(Round(1), SiteId("a"), 99, 99)]
 

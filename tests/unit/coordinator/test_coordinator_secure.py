@@ -74,7 +74,7 @@ class Secure:
 
     def upload(self, site, order):
         """Send a site's masked update."""
-        self.sites[site].accept(order.round, order.delivery)
+        self.sites[site].accept(order.round, order.delivery, order.model.digest)
         words = toy_words(site, order.round, self.federation.manifest)
         header, masked = self.sites[site].mask(OutboxEntry(self.federation.header(words), words))
         return self.federation.send(site, masked, header)
@@ -206,7 +206,7 @@ def test_an_update_that_is_not_masked_is_refused(secure):
 def test_words_that_are_not_those_of_the_signed_header_are_refused_and_dropped(secure):
     secure.until(PhaseName.COLLECT)
     order = secure.order(A)
-    secure.sites[A].accept(order.round, order.delivery)
+    secure.sites[A].accept(order.round, order.delivery, order.model.digest)
     words = toy_words(A, order.round, secure.federation.manifest)
     header, masked = secure.sites[A].mask(OutboxEntry(secure.federation.header(words), words))
     other = bytes(len(masked))
@@ -232,9 +232,9 @@ def test_a_lost_site_is_left_out_and_its_mask_taken_away(secure):
 
 def test_a_site_that_restarts_sits_out_and_is_not_waited_for(secure):
     secure.until(PhaseName.COLLECT)
-    secure.sites[D] = secure.started(D, b"2")
+    secure.sites[D], order = secure.started(D, b"2"), secure.order(D)
     with pytest.raises(RoundClosed, match="no part in this attempt"):
-        secure.sites[D].accept(secure.federation.ref, secure.order(D).delivery)
+        secure.sites[D].accept(order.round, order.delivery, order.model.digest)
     secure.federation.engine.service.sit_out(D, secure.federation.ref, "it was restarted")
     assert SatOut(D, secure.federation.ref, "it was restarted") in secure.federation.events
     assert secure.answer(A, B, C) is PhaseName.CONSENT

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from coordinator.events import UpdateAccepted, UpdateRefused
+from coordinator.refusals import AUDITED_REFUSALS
 from coordinator.state import PhaseName
 from coordinator.store.spool import Spool
 from coordinator.testing import PARAMETERS, ToyFederation, toy_words
-from coordinator.refusals import AUDITED_REFUSALS
 from coordinator.uploads import Uploads
 from fedmentor.errors import (
     CoordinatorUnreachable,

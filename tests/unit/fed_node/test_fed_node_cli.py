@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from fed_node.cli.node import _signals
 from fed_node.data.dataset import open_dataset
 from fed_node.data.export import write_subset
 from fed_node.data.phantom import write_phantoms
@@ -106,3 +110,17 @@ def test_nobody_answers(site: Path, capsys: pytest.CaptureFixture[str]):
     write_subset(dataset, ids, site / "phantoms", held_out=ids[:1])
     assert run([*arguments(site, data=str(site / "phantoms")), "--give-up-seconds", "0.1"]) == EXIT_PEER
     assert "has not answered for" in one_error(capsys)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_signal_asks_a_busy_node_to_stop_and_ends_one_that_still_reads(busy: bool):  # noqa: FBT001 - a parameter of the test
+    stop, working, told = threading.Event(), threading.Event(), []
+    if busy:
+        working.set()
+    before = signal.getsignal(signal.SIGTERM)
+    with _signals(stop, working, lambda: told.append("stopping")):
+        with nullcontext() if busy else pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == before, "a second one ends it the hard way"
+    assert stop.is_set()
+    assert told == ["stopping"]

@@ -66,7 +66,7 @@ def test_a_node_refuses_a_run_that_publishes_one_sites_update(selected, refused)
         robust=RobustPlan(rule=Krum(malicious=1, selected=selected)),
     )
     if refused:
-        with pytest.raises(PolicyRefusal, match="publishes models from 1 sites"):
+        with pytest.raises(PolicyRefusal, match="of 1 sites, this site asks for at least 2"):
             check_manifest(manifest, SiteId("a"), HONEST.architecture, HONEST.spec, PlanLimits())
     else:
         check_manifest(manifest, SiteId("a"), HONEST.architecture, HONEST.spec, PlanLimits())

@@ -14,7 +14,7 @@ from fed_node.ports import SessionPolicy, SessionPorts
 from fed_node.rules import PlanLimits
 from fed_node.session import Session
 from fed_node.testing import PolledMailbox, QuadraticTrainer
-from fed_node.trainer import ShouldStop, TrainedUpdate, local_seed
+from fed_node.trainer import Interrupted, LocalScores, ShouldStop, TrainedUpdate, local_seed
 from fedmentor.errors import (
     CoordinatorUnreachable,
     DigestMismatch,
@@ -337,6 +337,17 @@ def test_a_stopping_node_leaves_its_outbox_and_no_half_trained_update():
     assert bench.run() is None
     assert bench.of(Skipped) == [Skipped(ref(), "this node is stopping")]
     assert bench.link.sent == []
+
+
+def test_a_node_that_is_stopped_while_it_scores_ends_without_a_word_to_the_coordinator():
+    bench = Bench([[Manifest(MANIFEST), train(), DONE]])
+
+    def interrupted(_vector: FloatVector) -> LocalScores:
+        raise Interrupted
+
+    bench.trainer.evaluate = interrupted  # type: ignore[method-assign] # this bench's own twin
+    assert bench.run() is None
+    assert (bench.of(Skipped), bench.of(LinkLost), bench.link.sent) == ([], [], [])
 
 
 class Diverging(QuadraticTrainer):

@@ -13,6 +13,7 @@ from fed_node.data.phantom import write_phantoms
 from fed_node.data.site import SiteData
 from fed_node.student.sm_lite import ARCHITECTURE, SPEC, new_student, student_tensors
 from fed_node.student_trainer import StudentTrainer
+from fed_node.trainer import Interrupted
 from fedmentor.errors import EmptyDataset, MissingMetadata
 from fedmentor.federation import TrainingPlan
 from fedmentor.ids import SiteId
@@ -88,3 +89,10 @@ def test_a_site_without_held_out_patients_is_refused_with_its_name(phantoms: Pat
 def test_a_folder_without_a_split_is_refused(phantoms: Path):
     with pytest.raises(MissingMetadata, match=SPLIT_COLUMN):
         StudentTrainer(SiteData(open_dataset(phantoms)), SITE, threads=1)
+
+
+@pytest.mark.usefixtures("trainer")  # writes the site's folder
+def test_scoring_ends_when_the_node_is_stopped(start: np.ndarray, phantoms: Path):
+    stopped = StudentTrainer(SiteData(open_dataset(phantoms.parent / "site")), SITE, threads=1, stopping=lambda: True)
+    with pytest.raises(Interrupted):
+        stopped.evaluate(start)

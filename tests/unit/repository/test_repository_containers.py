@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -76,6 +77,54 @@ def test_images_that_are_not_here_or_of_another_machine_are_named(tmp_path):
     done = script(tmp_path, "up", **settings)
     assert done.returncode == 3
     assert "fedmentor/coordinator:x was built for arm64, and this engine is amd64" in done.stderr
+
+
+@pytest.fixture
+def containers(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(ROOT / "deploy")
+    yield importlib.import_module("containers")
+    for name in ("containers", "images", "engine"):
+        sys.modules.pop(name, None)
+
+
+def test_what_is_told_of_the_services(containers):
+    states = {
+        "registrar": ("exited", "Exited (0) 3 seconds ago"),
+        "data": ("exited", "Exited (3) 1 second ago"),
+        "teacher": ("running", "Up 5 seconds (healthy)"),
+        "coordinator": ("running", "Up 2 minutes (unhealthy)"),
+        "site-1": ("restarting", "Restarting (4) 1 second ago"),
+        "site-2": ("running", "Up 1 second (health: starting)"),
+    }
+    lines = containers.news(states)
+    assert lines[:2] == ["certificates", "teacher is ready"]
+    assert [line.partition(" ")[0] for line in lines[2:]] == ["coordinator", "site-1"]
+    assert containers.news({}) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error starting userland proxy: listen tcp4 127.0.0.1:8085: bind: address already in use",
+        "Bind for 127.0.0.1:8085 failed: port is already allocated",
+    ],
+)
+def test_a_port_that_is_taken_is_named(containers, said):
+    with pytest.raises(containers.Fault, match="port 8085 on"):
+        containers.refuse_taken_port(f"Creating ...\nERROR: {said}\nEncountered errors")
+    containers.refuse_taken_port("Creating 127.0.0.1:8085 ... done")
+
+
+def test_a_line_a_round_and_the_last_model_at_the_end(containers):
+    scored = {"dice": 0.5, "worst_dice": 0.25, "worst_site": "site-1"}
+    rounds = [{"round": 0, "published": "a", **scored}, {"round": 1, "published": None, **scored}]
+    report = {"total_rounds": 1, "outcome": None, "rounds": rounds}
+    first = "round 0/1  Dice 0.5000  worst 0.2500 at site-1"
+    assert containers.round_lines(report) == [first]
+    assert containers.round_lines(report | {"outcome": "completed"}) == [first, first.replace("round 0", "round 1")]
+    unscored = {"round": 1, "published": None, "dice": None}
+    assert containers.round_lines(report | {"outcome": "completed", "rounds": [rounds[0], unscored]}) == [first]
 
 
 @pytest.mark.parametrize("service", COMPOSE["services"])

@@ -14,6 +14,7 @@ from teacher_service.hints import LOGITS, PROBABILITY, Frame, masks_on_input
 from teacher_service.local import LocalTeacher
 from teacher_service.models import lite_medsam, sam_med2d
 from teacher_service.models.decoding import FoldedDecoder
+from teacher_service.models.fused_linear import GELU, NONE, of_linear, of_pointwise
 from teacher_service.models.network import OBJECTS_AT_ONCE
 from teacher_service.models.sam_parts import mask_decoder
 from teacher_service.preprocess import LONGEST256, STRETCH256
@@ -189,7 +190,9 @@ def test_strips_give_what_the_whole_picture_gives(height, stride):
     gelu = torch.nn.functional.gelu
     with torch.inference_mode():
         whole = project(gelu(depthwise(gelu(expand(picture)))))
-        torch.testing.assert_close(lite_medsam.inverted_bottleneck(picture, expand, depthwise, project), whole)
+        torch.testing.assert_close(
+            lite_medsam.inverted_bottleneck(picture, of_pointwise(expand, GELU), depthwise, of_pointwise(project)), whole
+        )
 
 
 @pytest.mark.parametrize("multimask", [False, True])
@@ -206,3 +209,17 @@ def test_the_folded_decoder_answers_as_the_reference(clicks, multimask):
         assert one.shape == other.shape
         assert one.abs().max() > 1e-3
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [NONE, GELU])
+@pytest.mark.parametrize("shape", [(7, 12), (1, 5, 12), (2, 3, 4, 12)])
+def test_a_fused_layer_answers_as_its_parts(shape, activation):
+    torch.manual_seed(0)
+    layer, rows = torch.nn.Linear(12, 20), torch.randn(shape)
+    with torch.inference_mode():
+        expected = layer(rows)
+        expected = torch.nn.functional.gelu(expected) if activation == GELU else expected
+        fused = of_linear(layer, activation)
+        torch.testing.assert_close(fused(rows), expected)
+        fused._packed = None  # as where this torch lacks the operator
+        torch.testing.assert_close(fused(rows), expected)

@@ -7,14 +7,22 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 from dicom_samples import SIZE, compressed, document, radiograph, segmentation
-from highdicom.seg import Segmentation
+from highdicom.seg import Segmentation, segread
 from PIL import Image
 
+from fed_node.cli.predict import predict
+from fed_node.data.dicom_header import Reason
+from fed_node.data.export_rules import ExportRules
+from fed_node.data.identifiers import Pseudonyms
+from fed_node.data.pacs_export import survey_export
 from fed_node.data.reading import read_mask
 from fed_node.data.segmentation_write import Algorithm, _check_read_back, segmentation_bytes
+from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.errors import DataError, MaskMismatch, UnreadableImage
 from fedmentor.ids import Digest
+from fedmentor.models import ModelRecord, digest_of, save_model
 
 ALGORITHM = Algorithm("sm-lite-v1", Digest("ab" * 32))
 MASK = np.zeros(SIZE, bool)
@@ -77,6 +85,27 @@ def test_a_mask_of_another_size_makes_no_object(tmp_path):
     radiograph(tmp_path / "x")
     with pytest.raises(DataError, match="no DICOM segmentation"):
         written(tmp_path / "x", np.zeros((9, 9), bool))
+
+
+def test_the_command_writes_one_that_no_node_takes_for_the_truth(tmp_path):
+    tensors = student_tensors(new_student(0))
+    record = ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors))
+    save_model(tmp_path / "model", tensors, record)
+    folder = tmp_path / "export"
+    sources = [radiograph(folder / name, seed=number) for number, name in enumerate(("1.2.3", "1.2.4"))]
+    (folder / "1.2.5").write_bytes(b"no image")
+    images = [str(folder / name) for name in ("1.2.3", "1.2.4", "1.2.5")]
+    done = CliRunner().invoke(
+        predict, [str(tmp_path / "model"), *images, "--out", str(folder), "--format", "seg"], standalone_mode=False
+    )
+    assert done.return_value == 3
+    for source, name in zip(sources, ("1.2.3", "1.2.4"), strict=True):
+        made = segread(folder / f"{name}.mask.dcm")
+        assert made.StudyInstanceUID == source.StudyInstanceUID
+        (algorithm,) = made.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+        assert algorithm.AlgorithmVersion == record.digest
+    export = survey_export(folder, Pseudonyms(bytes(32)), ExportRules())
+    assert (len(export.pictures), export.masks, export.skipped[Reason.AUTOMATIC_MASK]) == (2, 0, 2)
 
 
 def change_study(made):

@@ -138,7 +138,9 @@ def test_predict_goes_on_after_a_bad_image_and_says_so_at_the_end(dataset, model
         ["confidence", "foreground", "image", "mask", "overlay"],
     ]
     assert "bad.png is not a PNG or JPEG image" in json.loads(said[1])["error"]
-    assert errors[-1] == "1 of 3 images could not be used"
+    assert errors[-3] == "1 of 3 images could not be used"
+    assert errors[-2].startswith(f"error: {tmp_path / 'bad.png'} is not a PNG or JPEG image")
+    assert errors[-1].startswith("  try: ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{name}.{kind}.png" for name in ("x0", "x1") for kind in ("mask", "overlay")
     ]
