@@ -93,7 +93,7 @@ class SiteScores:
 class PublishedRound:
     """A finished round: from which model, by which attempt, to which model.
 
-    ``sites``: whose updates are in it; fewer than were accepted where a group of a secure run was lost, none where the round is void.
+    ``sites``: whose updates are in it; fewer than were accepted where a group of a secure run was lost, none where it is void.
     """
 
     round: Round

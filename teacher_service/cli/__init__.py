@@ -7,7 +7,7 @@ import click
 from teacher_service.cli.asking import query
 from teacher_service.cli.batch import batch
 from teacher_service.cli.playground import playground
-from teacher_service.cli.serving import build, convert, serve, status, stop
+from teacher_service.cli.serving import architectures, build, convert, serve, status, stop
 
 
 @click.group()
@@ -15,5 +15,5 @@ def teacher() -> None:
     """The foundation model that mentors: serve it, ask it for soft labels."""
 
 
-for command in (convert, build, serve, status, query, batch, playground, stop):
+for command in (architectures, convert, build, serve, status, query, batch, playground, stop):
     teacher.add_command(command)

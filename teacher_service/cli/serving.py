@@ -88,6 +88,31 @@ def serve(archive: Path | None, run_dir: Path, **choices: Any) -> None:
 
 
 @click.command()
+@as_json_option
+def architectures(as_json: bool) -> None:  # noqa: FBT001  # click passes flags by name
+    """List the architectures that can teach, and where their weights are published."""
+    from teacher_service.models.registry import ARCHITECTURES  # keeps torch out of --help
+
+    listed = [
+        {
+            "id": known.id,
+            "input_size": known.input_size,
+            "mask_size": known.mask_size,
+            "preprocessing": known.preprocessing.id,
+            "prompts": list(known.prompts),
+            "licence": known.licence,
+            "weights_page": known.weights_page,
+        }
+        for known in ARCHITECTURES.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(listed, indent=1))
+        return
+    for known in ARCHITECTURES.values():
+        click.echo(f"{known.id}: {known.input_size} pixels, {', '.join(known.prompts)}; {known.licence}\n  {known.weights_page}")
+
+
+@click.command()
 @run_folder
 @as_json_option
 def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001  # click passes flags by name

@@ -28,6 +28,7 @@ class Reopened:
         self._path = path
 
     def run_tx(self, name, fn):
+        """See Journal."""
         journal = SqliteJournal(self._path, ManualClock())
         try:
             return journal.run_tx(name, fn)
@@ -35,7 +36,7 @@ class Reopened:
             journal.close()
 
     def close(self):
-        pass
+        """See Journal."""
 
 
 @pytest.fixture(params=["memory", "sqlite", "reopened"])

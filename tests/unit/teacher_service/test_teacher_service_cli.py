@@ -9,7 +9,9 @@ from safetensors.numpy import load_file
 
 from fedmentor.cli import run
 from fedmentor.errors import EXIT_CONFIG, EXIT_PEER
+from fedmentor.teacher.contract import image_digest
 from teacher_service.models.lite_medsam import bundled_checkpoint
+from teacher_service.models.registry import ARCHITECTURES
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def picture(tmp_path):
         (["--point", "1,2,0.5"], "the label is 1 inside and 0 outside"),
         (["--auto", "lungs", "--answer", "answer.txt"], "neither .safetensors nor .json"),
         (["--auto", "lungs", "--box", "1,2,3,4"], "--auto does not go together"),
+        (["--auto", "whole", "--window", "5,1"], "upside down"),
+        (["--auto", "whole", "--window", "5"], "a window is low,high"),
         (["--box", "1,2,3,4", "--url", "http://127.0.0.1:1"], "--url and --key-file go together"),
     ],
 )
@@ -67,6 +71,24 @@ def test_a_local_query_prints_numbers_and_writes_what_is_asked_for(capfd, pictur
     assert load_file(outputs["--answer"])["logits"].shape == (2, 256, 256)
     with Image.open(outputs["--overlay"]) as overlay:
         assert overlay.format == "PNG"
+
+
+def test_a_window_is_looked_through(capfd, tmp_path):
+    deep = np.tile(np.arange(64, dtype=np.uint16) * 60, (48, 1))
+    np.save(tmp_path / "x.npy", deep)
+    words = ["teacher", "query", str(tmp_path / "x.npy"), "--local", "--auto", "whole", "--window", "0,3780", "--json"]
+    assert run(words) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["image_digest"] == image_digest(np.rint(deep * (255 / 3780)).astype(np.uint8))
+
+
+def test_the_known_architectures_are_listed_with_where_their_weights_are(capfd):
+    assert run(["teacher", "architectures", "--json"]) == 0
+    listed = json.loads(capfd.readouterr().out)
+    assert [one["id"] for one in listed] == list(ARCHITECTURES)
+    assert all(one["weights_page"].startswith("https://") and one["licence"] and one["prompts"] for one in listed)
+    assert run(["teacher", "architectures"]) == 0
+    assert "sam-med2d" in capfd.readouterr().out
 
 
 def test_convert_then_build_from_the_command_line(capfd, tmp_path):
