@@ -262,7 +262,7 @@ class _SqliteTransaction(SqliteConduct):
         rows = self._connection.execute(
             "SELECT round, attempt, base_model, model, seconds, published_utc, sites FROM published_round ORDER BY round"
         )
-        return tuple(PublishedRound(*row[:-1], tuple(map(SiteId, row[-1].split()))) for row in rows)
+        return tuple(PublishedRound(*row, tuple(map(SiteId, sites.split()))) for *row, sites in rows)
 
     def put_round(self, published: PublishedRound) -> None:
         values = (published.base_model, published.model, published.seconds, published.published_utc, " ".join(published.sites))
