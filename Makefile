@@ -57,7 +57,7 @@ token:  ## print the token of make up's teacher
 bundle: install  ## one folder for a machine without a network: wheels, images, teacher, installer; BUNDLE=DIR
 	@python deploy/bundle.py $(BUNDLE)
 
-test-containers: install  ## make up for real: digests, kills, networks, locks (20 minutes on 2 cores; needs a container engine)
+test-containers: install  ## make up for real: digests, kills, networks, locks, bundle (15 to 25 minutes; needs a container engine)
 	@pytest -m containers tests/containers
 
 test: install  ## every test that needs no container engine and no GPU

@@ -262,7 +262,10 @@ class _SqliteTransaction(SqliteConduct):
         rows = self._connection.execute(
             "SELECT round, attempt, base_model, model, seconds, published_utc, sites FROM published_round ORDER BY round"
         )
-        return tuple(PublishedRound(*row, tuple(map(SiteId, sites.split()))) for *row, sites in rows)
+        return tuple(
+            PublishedRound(round_, attempt, base, model, seconds, utc, tuple(map(SiteId, sites.split())))
+            for round_, attempt, base, model, seconds, utc, sites in rows
+        )
 
     def put_round(self, published: PublishedRound) -> None:
         values = (published.base_model, published.model, published.seconds, published.published_utc, " ".join(published.sites))
