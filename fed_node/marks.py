@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -46,8 +46,8 @@ class Marks(Protocol):
 class MemoryMarks:
     """The twin that forgets everything with its process; see Marks."""
 
-    def __init__(self) -> None:
-        self._kept: list[Persist] = []
+    def __init__(self, kept: Iterable[Persist] = ()) -> None:
+        self._kept = dict.fromkeys(kept)
 
     def memory(self, run: RunId) -> SiteMemory:
         """See Marks."""
@@ -58,7 +58,9 @@ class MemoryMarks:
 
     def uploaded(self, ref: RoundRef) -> Digest | None:
         """See Marks."""
-        return _uploaded(self._kept, ref)
+        here = (ref.run, ref.round, ref.attempt)
+        found = (one.digest for one in self._kept if one.mark is Mark.UPLOADED and (one.run, one.round, one.attempt) == here)
+        return next(found, None)
 
     def reveals_from(self, model: Digest) -> tuple[RunId, ...]:
         """See Marks."""
@@ -66,11 +68,10 @@ class MemoryMarks:
 
     def keep(self, persist: Persist) -> None:
         """See Marks."""
-        if persist not in self._kept:
-            self._kept.append(persist)
+        self._kept[persist] = None
 
 
-class FileMarks:
+class FileMarks(MemoryMarks):
     """An append-only file; see Marks.
 
     Args:
@@ -88,38 +89,20 @@ class FileMarks:
         except OSError as error:
             raise _broken(error) from error
         try:
-            self._kept = self._read()
+            super().__init__(self._read())
         except BaseException:
             os.close(self._handle)
             raise
-        self._known = set(self._kept)
-
-    def memory(self, run: RunId) -> SiteMemory:
-        """See Marks."""
-        memory = SiteMemory(run)
-        for persist in self._kept:
-            memory = memory.after(persist)
-        return memory
-
-    def uploaded(self, ref: RoundRef) -> Digest | None:
-        """See Marks."""
-        return _uploaded(self._kept, ref)
-
-    def reveals_from(self, model: Digest) -> tuple[RunId, ...]:
-        """See Marks."""
-        return tuple(persist.run for persist in self._kept if persist.model == model)
 
     def keep(self, persist: Persist) -> None:
         """See Marks."""
-        if persist in self._known:
+        if persist in self._kept:
             return
-        line = persist_to_line(persist) + b"\n"
         try:
-            _write(self._handle, line)
+            _write(self._handle, persist_to_line(persist) + b"\n")
         except OSError as error:
             raise _broken(error) from error
-        self._kept.append(persist)
-        self._known.add(persist)
+        super().keep(persist)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -135,12 +118,6 @@ class FileMarks:
         except OSError as error:
             raise _broken(error) from error
         return [persist_from_line(line) for line in data[:whole].splitlines()]
-
-
-def _uploaded(kept: Sequence[Persist], ref: RoundRef) -> Digest | None:
-    here = (ref.run, ref.round, ref.attempt)
-    found = (one.digest for one in kept if one.mark is Mark.UPLOADED and (one.run, one.round, one.attempt) == here)
-    return next(found, None)
 
 
 def _write(handle: int, line: bytes) -> None:

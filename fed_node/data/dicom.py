@@ -16,6 +16,7 @@ from fed_node.data.decoder import DECODER
 from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
 from fed_node.data.limits import GreyImage, stretched, unreadable
 from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.grey_levels import display_window
 
 
 def read_dicom(path: Path) -> GreyImage:
@@ -77,23 +78,6 @@ def check_expansion(dataset: pydicom.Dataset) -> None:
         check_frame(syntax, frame, size)
 
 
-def window(values: npt.NDArray[np.float64], center: float, width: float, function: str = "LINEAR") -> npt.NDArray[np.float64]:
-    """The display window as a map to [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
-
-    Args:
-        values: rescaled pixel values, any shape.
-        center: window centre.
-        width: window width, over 0.
-        function: LINEAR, LINEAR_EXACT or SIGMOID; anything else is taken as LINEAR, the standard's default.
-    """
-    width = max(width, 1e-6)
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60))))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0, 1)
-    return np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
-
-
 def _grey(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> GreyImage:
     """Modality rescale, then the window, then MONOCHROME1 inversion (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2)."""
     rescaled = np.asarray(apply_modality_lut(stored, dataset))
@@ -101,7 +85,7 @@ def _grey(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> GreyImage:
         grey = stretched(np.asarray(apply_voi_lut(rescaled, dataset, prefer_lut=True)))
     elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        unit = window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
+        unit = display_window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
         if not np.isfinite(unit).all():
             raise ValueError("the rescale or the window is not a number")
         grey = np.rint(255 * unit).astype(np.uint8)

@@ -179,11 +179,15 @@ class TeacherClient:
                 return _body(self._send(fields))
             except TryAgain as again:
                 pause = next(pauses[type(again)], None)
-                if pause is None:
+                if pause is None or (isinstance(again, Absent) and not self._comes_back()):
                     raise self._given_up(again) from again
                 if isinstance(again, TokenRefused):
                     self._token = None  # read the file again: tokens expire and are renewed
                 self._sleep(pause)
+
+    def _comes_back(self) -> bool:
+        """Whether it makes sense to wait for a server that has gone."""
+        return True
 
     def _send(self, fields: Mapping[str, Part]) -> Response:
         if self._token is None and self._key_file is not None:
@@ -219,6 +223,10 @@ class TorchServeTeacher(TeacherClient):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(_door(endpoint, transport), endpoint.key_file, patience, sleep=sleep)
+        self._endpoint = endpoint
+
+    def _comes_back(self) -> bool:
+        return self._endpoint.is_kept
 
 
 def _door(endpoint: Endpoint, transport: httpx.BaseTransport | None) -> Door:

@@ -18,7 +18,7 @@ from pydicom.pixels.utils import pixel_array
 
 from fedmentor.errors import UnreadableImage
 from fedmentor.teacher.contract import Pixels
-from fedmentor.teacher.grey_levels import View, check_size, eight_bits
+from fedmentor.teacher.grey_levels import View, check_size, display_window, eight_bits
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -53,23 +53,6 @@ def read_dicom(data: bytes, view: View) -> Pixels:
             f"the DICOM file is truncated, damaged, or compressed in an unknown way ({type(error).__name__})",
             cure="export it again, uncompressed",
         ) from error
-
-
-def window(values: npt.NDArray[np.float64], center: float, width: float, function: str = "LINEAR") -> npt.NDArray[np.float64]:
-    """The display window as a map to [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
-
-    Args:
-        values: rescaled pixel values, any shape.
-        center: window centre.
-        width: window width, over 0.
-        function: LINEAR, LINEAR_EXACT or SIGMOID; anything else is taken as LINEAR, the standard's default.
-    """
-    width = max(width, 1e-6)
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60))))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0, 1)
-    return np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
 
 
 def _check_syntax(data: bytes) -> None:
@@ -113,7 +96,7 @@ def _displayed(dataset: pydicom.Dataset, stored: npt.NDArray[Any], chosen: tuple
         grey = eight_bits(np.asarray(apply_voi_lut(rescaled, dataset, prefer_lut=True)).astype(np.float64), None)
     else:
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        unit = window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
+        unit = display_window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
         grey = eight_bits(unit, (0.0, 1.0))
     is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     return np.subtract(255, grey, dtype=np.uint8) if is_inverted else grey

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,11 +29,26 @@ class Endpoint:
         url: e.g. ``http://127.0.0.1:8080``, ``https://…``, ``grpc://127.0.0.1:7070`` or ``grpcs://…``.
         key_file: TorchServe's ``key_file.json``; read again whenever the token is refused, because tokens expire.
         ca_file: certificate to trust where the URL asks for TLS; None for the system's authorities.
+        keeper_pid: process on this machine that starts the server again when it dies; None where nothing is known of one.
     """
 
     url: str
     key_file: Path
     ca_file: Path | None = None
+    keeper_pid: int | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether somebody may start a server again that does not answer any more."""
+        if self.keeper_pid is None:
+            return True
+        try:
+            os.kill(self.keeper_pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # it lives, as somebody else
+        return True
 
 
 def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
@@ -48,7 +64,7 @@ def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
     path = run_folder / STATE_FILE
     try:
         state = json.loads(path.read_bytes())
-        endpoint = Endpoint(str(state[door]), Path(state["key_file"]))
+        endpoint = Endpoint(str(state[door]), Path(state["key_file"]), keeper_pid=int(state["keeper_pid"]))
         return replace(endpoint, ca_file=Path(state["ca_file"])) if "ca_file" in state else endpoint
     except FileNotFoundError as error:
         raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error

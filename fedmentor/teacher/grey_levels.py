@@ -77,3 +77,22 @@ def eight_bits(values: npt.NDArray[Any], window: tuple[float, float] | None) -> 
             rows = slice(top, top + _ROWS)
             grey[rows] = np.rint(np.clip((values[rows].astype(np.float64) - low) * (255 / (high - low)), 0, 255))
     return grey
+
+
+def display_window(
+    values: npt.NDArray[np.float64], center: float, width: float, function: str = "LINEAR"
+) -> npt.NDArray[np.float64]:
+    """The display window as a map to [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        values: rescaled pixel values, any shape.
+        center: window centre.
+        width: window width, over 0.
+        function: LINEAR, LINEAR_EXACT or SIGMOID; anything else is taken as LINEAR, the standard's default.
+    """
+    width = max(width, 1e-6)
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60))))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    return np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)

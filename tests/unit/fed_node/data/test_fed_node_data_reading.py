@@ -15,9 +15,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from fed_node.data import limits
-from fed_node.data.dicom import window
 from fed_node.data.reading import read_image, read_mask
 from fedmentor.errors import MaskMismatch, UnreadableImage
+from fedmentor.teacher.grey_levels import display_window
 
 RAMP = np.arange(32 * 24, dtype=np.uint16).reshape(32, 24)
 
@@ -90,7 +90,7 @@ def test_dicom_rescale_and_window_are_applied(tmp_path):
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 def test_a_window_maps_its_centre_to_the_middle(function):
     values = np.array([-1e9, 100.0, 1e9])
-    low, middle, high = window(values, 100.0, 50.0, function)
+    low, middle, high = display_window(values, 100.0, 50.0, function)
     assert low == pytest.approx(0, abs=1e-9)
     assert middle == pytest.approx(0.5, abs=0.02)
     assert high == pytest.approx(1)
