@@ -80,7 +80,7 @@ def test_a_site_whose_budget_is_used_up_leaves_and_the_federation_goes_on(tmp_pa
     ready = tmp_path / "ready"
     arguments = ["coordinator", "run", "--manifest", str(tmp_path / "manifest.json"), "--model", str(tmp_path / "model")]
     arguments += ["--state", str(tmp_path / "coordinator"), "--certificates", str(tmp_path / "certificates")]
-    arguments += ["--listen", "localhost:0", "--ready-file", str(ready), "--straggler-grace", "2"]
+    arguments += ["--listen", "localhost:0", "--ready-file", str(ready), "--straggler-grace", "8"]
     with children() as processes:
         coordinator = processes.start("coordinator", arguments, tmp_path / "logs", ENVIRONMENT)
         address = wait_for_file(ready, coordinator, PATIENCE_S)
