@@ -14,7 +14,7 @@ from teacher_service.models.registry import ARCHITECTURES, architecture, recogni
 from teacher_service.preprocess import SAM1024
 
 # Not at the top: it needs what teacher_service.models declares first.
-meta_sam = importlib.import_module("segment_anything")
+meta_sam = importlib.import_module("segment_anything.modeling")
 transforms = importlib.import_module("segment_anything.utils.transforms")
 
 SIZES = [sam.VIT_B, sam.VIT_L, sam.VIT_H]
@@ -42,7 +42,7 @@ def test_pre_processing_is_metas(shape):
     colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, -1)
     transform = transforms.ResizeLongestSide(1024)
     resized = torch.from_numpy(transform.apply_image(colour)).permute(2, 0, 1)[None].float()
-    model = meta_sam.modeling.Sam.__new__(meta_sam.modeling.Sam)
+    model = meta_sam.Sam.__new__(meta_sam.Sam)
     torch.nn.Module.__init__(model)
     model.pixel_mean, model.pixel_std = (
         torch.tensor(values).view(-1, 1, 1) for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -61,7 +61,7 @@ def test_the_whole_way_from_pixels_to_logits_is_metas():
     network = sam.build(TINY, meta.state_dict())
     assert isinstance(network.modules.mask_decoder, FoldedDecoder)
     pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
-    predictor = meta_sam.SamPredictor(meta)
+    predictor = importlib.import_module("segment_anything.predictor").SamPredictor(meta)
     predictor.set_image(pixels)
     box = np.array([10.0, 20.0, 70.0, 100.0])
     _masks, quality, logits = predictor.predict(box=box, multimask_output=True)
