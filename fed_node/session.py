@@ -116,6 +116,10 @@ class Session:
             arrived = self._connection.take()
             return self._act(arrived) if arrived is not None else None
         except CoordinatorUnreachable as error:
+            newest = self._connection.peek()
+            if isinstance(newest, Finished):
+                # The coordinator ended while this site still acted on what came before: it said so, and will never answer again.
+                return self._leave(newest)
             self._connection.lost(error)
             return None
 

@@ -203,6 +203,23 @@ def test_a_whole_run():
     assert bench.entry(1).words == b"", "nothing derived from patients stays when the run is over"
 
 
+class EndingLink(ScriptedLink):
+    """To a coordinator that has told everybody, and is gone."""
+
+    def report_scores(self, scores: Scores) -> None:
+        """See CoordinatorLink."""
+        raise CoordinatorUnreachable(f"nobody takes the scores of {scores.round}")
+
+
+def test_a_coordinator_that_said_the_run_is_over_and_left_is_not_looked_for():
+    last = Evaluate(ref(2), ModelRef(digest_of(NEXT), 12), 60.0)
+    bench = Bench(hurried=True)
+    bench.link = EndingLink(SITE, {digest_of(NEXT): vector_bytes(NEXT)}, [[Manifest(MANIFEST), last, DONE]])
+    assert bench.run() == DONE
+    assert bench.pauses == []
+    assert bench.of(LinkLost) == []
+
+
 def test_what_is_sent_decodes_to_what_was_trained():
     bench = Bench([[Manifest(MANIFEST), train(), DONE]])
     bench.run()
