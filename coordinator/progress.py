@@ -7,6 +7,7 @@ that was left; time in which no coordinator ran does not count, and the wall clo
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,13 +17,19 @@ from fedmentor.clock import Clock
 from fedmentor.federation import StepName
 from fedmentor.ids import Round, SiteId
 
-SHORT_STEPS: Final = {
+STEP_OF: Final[Mapping[PhaseName, StepName]] = {
     PhaseName.ADVERTISE: StepName.ADVERTISE,
     PhaseName.SHARE: StepName.SHARE,
+    PhaseName.COLLECT: StepName.UPLOAD,
     PhaseName.CONSENT: StepName.CONSENT,
     PhaseName.REVEAL: StepName.REVEAL,
 }
-"""What sites say in the short phases of secure aggregation."""
+"""What sites say in which phase of secure aggregation, in the order of the protocol."""
+
+SHORT_STEPS: Final[Mapping[PhaseName, StepName]] = {
+    phase: step for phase, step in STEP_OF.items() if phase is not PhaseName.COLLECT
+}
+"""The same without the uploads, which are asked for with the order to train."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from coordinator.ports import ServicePorts
+from coordinator.progress import STEP_OF
 from coordinator.refusals import Refusals
 from coordinator.secure_attempt import GroupAttempt, Opened, SecureAttempt
 from coordinator.state import PhaseName, RunState
@@ -27,16 +28,8 @@ from fedmentor.secagg.signing import signed_from_bytes
 from fedmentor.secagg.transcript import Context
 from fedmentor.tensors import spec_size
 
-STEP_OF: Final = {
-    PhaseName.ADVERTISE: StepName.ADVERTISE,
-    PhaseName.SHARE: StepName.SHARE,
-    PhaseName.COLLECT: StepName.UPLOAD,
-    PhaseName.CONSENT: StepName.CONSENT,
-    PhaseName.REVEAL: StepName.REVEAL,
-}
-"""What sites say in which phase, in the order of the protocol."""
-
-_AFTER: Final = frozenset({PhaseName.AGGREGATE})
+_HELD: Final = STEP_OF.keys() | {PhaseName.AGGREGATE}
+"""Phases in which there is an attempt to look at."""
 
 
 class SecureRounds:
@@ -116,18 +109,18 @@ class SecureRounds:
     def attempt(self, state: RunState) -> Iterator[SecureAttempt | None]:
         """The attempt of ``state``, held as long as the block runs; None where that is no phase of the protocol, or is past."""
         with self.held():
-            if state.phase in STEP_OF or state.phase in _AFTER:
+            if state.phase in _HELD:
                 yield self._ports.journal.run_tx("read_answers", lambda tx: self._current(tx, state))
             else:
                 yield None
 
     def _answer(self, tx: Transaction, site: SiteId, answer: StepAnswer, words_sha256: Digest | None = None) -> None:
         state, ref = tx.state(), answer.round
-        for who, said in tx.answers(ref.round, ref.attempt):
-            if (who, said.step) == (site, answer.step):  # 2
-                if said != answer:
-                    raise ProtocolRefused(Reason.REPEATED_SITE, f"site {site} has already said something else in this step")
-                return
+        said = tx.answer(ref.round, ref.attempt, answer.step, site)
+        if said is not None:  # 2
+            if said != answer:
+                raise ProtocolRefused(Reason.REPEATED_SITE, f"site {site} has already said something else in this step")
+            return
         attempt = self._current(tx, state) if ref == state.ref(self._manifest.run) else None
         if attempt is None or STEP_OF.get(state.phase) is not answer.step:  # 3
             raise RoundClosed(f"round {ref.round} attempt {ref.attempt} is not at the step {answer.step.value!r}")

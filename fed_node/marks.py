@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from fedmentor.disk import sync_path
 from fedmentor.errors import BrokenStore
 from fedmentor.federation import RoundRef
 from fedmentor.ids import Digest, RunId
@@ -85,7 +86,7 @@ class FileMarks(MemoryMarks):
         self._path = folder / MARKS_FILE
         try:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            _sync(folder)
+            sync_path(folder)
         except OSError as error:
             raise _broken(error) from error
         try:
@@ -125,14 +126,6 @@ def _write(handle: int, line: bytes) -> None:
     if os.write(handle, line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(handle)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _broken(error: OSError) -> BrokenStore:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 from fed_node.outbox import (
@@ -19,6 +16,7 @@ from fed_node.outbox import (
     refuse_second_update,
     same_update,
 )
+from fed_node.sqlite import DURABLE, Store
 from fedmentor.errors import BrokenStore, ConfigError
 from fedmentor.federation import Receipt, RoundRef, RunManifest, UpdateHeader, manifest_from_bytes
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
@@ -29,10 +27,17 @@ LOCK_FILE = "node.lock"
 SCHEMA_FILE = "outbox.sql"
 SCHEMA_VERSION = 1
 
+STORE = Store(
+    "the site's outbox",
+    "fed_node",
+    SCHEMA_FILE,
+    SCHEMA_VERSION,
+    cure="check the disk of the state folder, then start the node again",
+    cure_version="use the version that made it, or a new state folder",
+)
+
 PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    # A commit is on disk before it returns: what was put is there after kill -9 and after a power cut.
-    "PRAGMA synchronous = FULL",
+    *DURABLE,
     # Deleted words are overwritten: an update is derived from patients.
     "PRAGMA secure_delete = ON",
 )
@@ -72,7 +77,7 @@ class SqliteOutbox:
 
     def pin(self, manifest: RunManifest) -> None:
         """See Outbox."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             pinned = self._database.execute("SELECT json FROM manifest WHERE run = ?", (manifest.run,)).fetchone()
             if pinned is None:
                 self._database.execute("INSERT INTO manifest VALUES (?, ?)", (manifest.run, manifest.to_bytes()))
@@ -82,14 +87,14 @@ class SqliteOutbox:
 
     def pinned(self, run: RunId) -> RunManifest | None:
         """See Outbox."""
-        with _mapped():
+        with STORE.mapped():
             row = self._database.execute("SELECT json FROM manifest WHERE run = ?", (run,)).fetchone()
         return manifest_from_bytes(row["json"]) if row else None
 
     def put(self, header: UpdateHeader, words: bytes) -> OutboxEntry:
         """See Outbox."""
         ref = header.round
-        with self._transaction():
+        with STORE.transaction(self._database):
             stored = self.find(ref)
             if stored is not None:
                 if not same_update(stored.header, header):
@@ -105,19 +110,19 @@ class SqliteOutbox:
 
     def find(self, ref: RoundRef) -> OutboxEntry | None:
         """See Outbox."""
-        with _mapped():
+        with STORE.mapped():
             row = self._database.execute(f"{_ENTRIES} WHERE u.run = ? AND u.round = ?", (ref.run, ref.round)).fetchone()
         return _entry(row) if row else None
 
     def ready(self) -> tuple[OutboxEntry, ...]:
         """See Outbox."""
-        with _mapped():
+        with STORE.mapped():
             rows = self._database.execute(f"{_ENTRIES} WHERE u.stage = 'ready' AND length(u.words) > 0 ORDER BY u.seq").fetchall()
         return tuple(_entry(row) for row in rows)
 
     def readdress(self, ref: RoundRef) -> OutboxEntry:
         """See Outbox."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             stored = self.find(ref)
             if stored is None or not stored.words:
                 raise refuse_missing_update(ref)
@@ -130,7 +135,7 @@ class SqliteOutbox:
     def mark_receipted(self, receipt: Receipt) -> None:
         """See Outbox."""
         ref = receipt.round
-        with self._transaction():
+        with STORE.transaction(self._database):
             found = self._database.execute(
                 "UPDATE update_entry SET attempt = ?, stage = 'receipted', reason = '' "
                 "WHERE run = ? AND round = ? AND stage != 'receipted'",
@@ -144,7 +149,7 @@ class SqliteOutbox:
 
     def mark_dropped(self, ref: RoundRef, reason: str) -> None:
         """See Outbox."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             self._database.execute(
                 "UPDATE update_entry SET stage = 'dropped', reason = ? WHERE run = ? AND round = ? AND stage = 'ready'",
                 (reason, ref.run, ref.round),
@@ -152,7 +157,7 @@ class SqliteOutbox:
 
     def last_receipt(self, run: RunId) -> RoundRef | None:
         """See Outbox."""
-        with _mapped():
+        with STORE.mapped():
             row = self._database.execute(
                 "SELECT round, attempt FROM receipt WHERE run = ? ORDER BY round DESC, attempt DESC LIMIT 1", (run,)
             ).fetchone()
@@ -160,12 +165,12 @@ class SqliteOutbox:
 
     def retire(self, run: RunId) -> None:
         """See Outbox."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             self._database.execute("UPDATE update_entry SET words = x'' WHERE run = ?", (run,))
 
     def close(self) -> None:
         """See Outbox."""
-        with _mapped():
+        with STORE.mapped():
             self._database.close()
         os.close(self._lock)
 
@@ -177,41 +182,16 @@ class SqliteOutbox:
                 f"another node works in the state folder {folder}", cure="stop it, or give this site its own folder"
             ) from error
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _mapped():
-            self._database.execute("BEGIN IMMEDIATE")
-        try:
-            with _mapped():
-                yield
-                # After a failed commit nothing is known about the disk: the caller gets BrokenStore and must not send.
-                self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """The one place where errors of SQLite and of the disk become ours."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise BrokenStore(
-            f"the site's outbox failed: {error}", cure="check the disk of the state folder, then start the node again"
-        ) from error
-
 
 def _open(path: Path) -> sqlite3.Connection:
-    with _mapped():
+    with STORE.mapped():
         # SQLite gives the write-ahead log, which holds words too, the mode that the database has when it is opened.
         path.touch(mode=0o600)
         path.chmod(0o600)
         database = sqlite3.connect(path, isolation_level=None)
     database.row_factory = sqlite3.Row
     try:
-        with _mapped():
+        with STORE.mapped():
             _prepare(database, path)
     except BaseException:
         database.close()
@@ -222,15 +202,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
     for pragma in PRAGMAS:
         database.execute(pragma)
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        schema = files("fed_node").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
-        # One transaction: a crash leaves version 0 and no table.
-        database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} was written by another version of this program", cure="use the version that made it, or a new state folder"
-        )
+    STORE.check_schema(database, path)
 
 
 def _entry(row: sqlite3.Row) -> OutboxEntry:

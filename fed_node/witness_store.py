@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
+from fed_node.sqlite import DURABLE, Store
 from fedmentor.audit import EMPTY, AuditRecord, Head, head_of, values_of
 from fedmentor.audit.checkpoint import SignedCheckpoint, signed_checkpoint
 from fedmentor.audit.vocabulary import COORDINATOR, CREATE_EVENT, PUBLISH_EVENT
-from fedmentor.errors import BrokenStore, ConfigError
+from fedmentor.errors import ConfigError
 from fedmentor.ids import Digest, Round, RunId
 
 DATABASE_FILE = "witness.sqlite"
 SCHEMA_FILE = "witness.sql"
 SCHEMA_VERSION = 1
+
+STORE = Store(
+    "the site's memory of the audit trail",
+    "fed_node",
+    SCHEMA_FILE,
+    SCHEMA_VERSION,
+    cure="check the disk of the state folder, then start again",
+    cure_version="use the version that made it, or a new state folder",
+)
 
 FIRST_MODEL = Round(-1)
 """In the place of the round that made model 0."""
@@ -158,14 +166,14 @@ class SqliteWitnessStore:
         path = folder / DATABASE_FILE
         if read_only and not path.is_file():
             raise ConfigError(f"{path} does not exist", cure="give the state folder of a node that has taken part in a run")
-        with _mapped():
+        with STORE.mapped():
             if not read_only:
                 path.touch(mode=0o600)
             self._database = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}", uri=True, isolation_level=None
             )
         try:
-            with _mapped():
+            with STORE.mapped():
                 _prepare(self._database, path, read_only=read_only)
         except BaseException:
             self._database.close()
@@ -178,7 +186,7 @@ class SqliteWitnessStore:
 
     def extend(self, run: RunId, records: Iterable[AuditRecord]) -> Noted:
         """See WitnessStore."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             noted = self.noted(run)
             for record in records:
                 noted = replace(noted, head=head_of(record))
@@ -191,7 +199,7 @@ class SqliteWitnessStore:
 
     def reach(self, run: RunId, checkpoint: SignedCheckpoint) -> Noted:
         """See WitnessStore."""
-        with self._transaction():
+        with STORE.transaction(self._database):
             noted = _reached(self.noted(run), checkpoint)
             self._put(run, noted)
         return noted
@@ -199,7 +207,7 @@ class SqliteWitnessStore:
     def countersigned(self, run: RunId, checkpoint: SignedCheckpoint) -> None:
         """See WitnessStore."""
         content = checkpoint.checkpoint.to_bytes()
-        with self._transaction():
+        with STORE.transaction(self._database):
             self._all("UPDATE chain SET countersigned = 1 WHERE run = ? AND content = ?", run, content)
 
     def hash_of(self, run: RunId, record: int) -> Digest | None:
@@ -223,7 +231,7 @@ class SqliteWitnessStore:
 
     def close(self) -> None:
         """See WitnessStore."""
-        with _mapped():
+        with STORE.mapped():
             self._database.close()
 
     def _put(self, run: RunId, noted: Noted) -> None:
@@ -233,19 +241,8 @@ class SqliteWitnessStore:
         self._all("INSERT OR REPLACE INTO chain VALUES (?, ?, ?, ?, ?, ?)", *where, *values, int(noted.countersigned))
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
-        with _mapped():
+        with STORE.mapped():
             return self._database.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._all("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._all("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
 
 def _reached(noted: Noted, checkpoint: SignedCheckpoint) -> Noted:
@@ -258,26 +255,7 @@ def _noted(row: Any) -> Noted:
     return Noted(Head(records, Digest(head)), checkpoint, bool(countersigned))
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise BrokenStore(
-            f"the site's memory of the audit trail failed: {error}", cure="check the disk of the state folder, then start again"
-        ) from error
-
-
 def _prepare(database: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    if not read_only:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0 and not read_only:
-        schema = files("fed_node").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
-        # One transaction: a crash leaves version 0 and no table.
-        database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} was written by another version of this program", cure="use the version that made it, or a new state folder"
-        )
+    for pragma in () if read_only else DURABLE:
+        database.execute(pragma)
+    STORE.check_schema(database, path, read_only=read_only)

@@ -24,7 +24,7 @@ from fedmentor.robust import RobustPlan
 from fedmentor.secagg.plan import Group, SecurePlan, groups_of
 from fedmentor.secagg.ring import Ring
 from fedmentor.settings import first_fault
-from fedmentor.tensors import Spec, TensorSpec, spec_digest
+from fedmentor.tensors import Spec, TensorSpec
 
 CHUNK_BYTES = 1 << 20
 """Largest chunk of a model or an update in one message."""
@@ -189,11 +189,6 @@ class RunManifest(BaseModel):
     def spec(self) -> Spec:
         """The architecture's tensors."""
         return tuple(TensorSpec(name, shape) for name, shape in self.tensors)
-
-    @property
-    def architecture_digest(self) -> Digest:
-        """SHA-256 of the spec."""
-        return spec_digest(self.spec)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; the bytes that are hashed, stored and sent."""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from fedmentor.disk import sync_path
 from fedmentor.errors import DigestMismatch, ModelError
 from fedmentor.ids import Digest
 from fedmentor.tensors import Tensors, flatten, model_digest, spec_of
@@ -155,11 +156,7 @@ def _write_and_rename(path: Path, data: bytes, mode: int) -> None:
     except BaseException:
         name.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_path(path.parent)
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:

@@ -76,6 +76,10 @@ class Transaction(ConductTransaction, Protocol):
         """What sites said in a secure attempt, sorted by step and site."""
         ...
 
+    def answer(self, round_: Round, attempt: Attempt, step: StepName, site: SiteId) -> StepAnswer | None:
+        """What one site said in a step; None where it has not. Costs the same however many others did."""
+        ...
+
     def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
         """Which sites have said something in this step."""
         ...

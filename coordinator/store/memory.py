@@ -117,6 +117,9 @@ class _MemoryTransaction(MemoryConduct):
     def answers(self, round_: Round, attempt: Attempt) -> tuple[tuple[SiteId, StepAnswer], ...]:
         return tuple((key[3], answer) for key, answer in sorted(self._tables.answers.items()) if key[:2] == (round_, attempt))
 
+    def answer(self, round_: Round, attempt: Attempt, step: StepName, site: SiteId) -> StepAnswer | None:
+        return self._tables.answers.get((round_, attempt, step.value, site))
+
     def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
         return frozenset(key[3] for key in self._tables.answers if key[:3] == (round_, attempt, step.value))
 

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from coordinator.averaging import BLOCK_WORDS
-from coordinator.store.spool import sync_path
+from fedmentor.disk import sync_path
 from fedmentor.errors import BrokenStore, DigestMismatch, ModelError, WrongArchitecture
 from fedmentor.federation import CHUNK_BYTES
 from fedmentor.ids import Digest

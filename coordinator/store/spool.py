@@ -6,7 +6,6 @@ A site has at most one unfinished update; a new one replaces it. Declared sizes 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmentor.disk import sync_path
 from fedmentor.errors import BrokenStore, CoordinatorUnreachable, DigestMismatch
 from fedmentor.federation import UpdateHeader
 from fedmentor.ids import Digest, SiteId
@@ -140,12 +140,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def sync_path(path: Path) -> None:
-    """Fsync a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

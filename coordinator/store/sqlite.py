@@ -233,6 +233,13 @@ class _SqliteTransaction(SqliteConduct):
             for run, step, site, message in rows
         )
 
+    def answer(self, round_: Round, attempt: Attempt, step: StepName, site: SiteId) -> StepAnswer | None:
+        row = self._connection.execute(
+            "SELECT run.name, message FROM secure_answer, run WHERE round = ? AND attempt = ? AND step = ? AND site = ?",
+            (round_, attempt, step.value, site),
+        ).fetchone()
+        return StepAnswer(RoundRef(RunId(row[0]), round_, attempt), step, row[1]) if row else None
+
     def answered(self, round_: Round, attempt: Attempt, step: StepName) -> frozenset[SiteId]:
         rows = self._connection.execute(
             "SELECT site FROM secure_answer WHERE round = ? AND attempt = ? AND step = ?", (round_, attempt, step.value)

@@ -8,12 +8,11 @@ import os
 import secrets
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fed_node.ledger.store import Stored, Tags
+from fed_node.sqlite import DURABLE, Store
 from fedmentor.audit import AuditRecord, Head
 from fedmentor.errors import BrokenStore, ConfigError
 from fedmentor.ids import Digest
@@ -24,6 +23,15 @@ LOCK_FILE = "ledger.lock"
 KEY_FILE = "ledger.key"
 KEY_BYTES = 32
 SCHEMA_VERSION = 1
+
+STORE = Store(
+    "the privacy ledger",
+    "fed_node.ledger",
+    "schema.sql",
+    SCHEMA_VERSION,
+    cure="check the disk of the state folder, then start the node again",
+    cure_version="use the version that made it",
+)
 
 Failpoint = Callable[[str], None]
 """Called between two steps with the name of the place; tests end the process there."""
@@ -64,7 +72,7 @@ class SqliteStore:
     def load(self) -> Stored:
         """See LedgerStore."""
         members: dict[Digest, set[str]] = defaultdict(set)
-        with _mapped():
+        with STORE.mapped():
             rows = self._database.execute(
                 "SELECT seq, prev_hash, utc, actor, event, fields, hash FROM entry ORDER BY seq"
             ).fetchall()
@@ -76,7 +84,7 @@ class SqliteStore:
         """See LedgerStore."""
         values = [(item.seq, item.prev_hash, item.utc, item.actor, item.event, item.fields, item.hash) for item in records]
         pairs = [(cohort, tag) for cohort, tags in members.items() for tag in sorted(tags)]
-        with self._transaction():
+        with STORE.transaction(self._database):
             self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._database.executemany("INSERT INTO member VALUES (?, ?)", pairs)
             self._failpoint("before commit")
@@ -84,7 +92,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """See LedgerStore."""
-        with _mapped():
+        with STORE.mapped():
             self._database.close()
         self._drop_lease()
 
@@ -92,19 +100,6 @@ class SqliteStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _mapped():
-            self._database.execute("BEGIN IMMEDIATE")
-        try:
-            with _mapped():
-                yield
-                self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
 
 class FileAnchor:
@@ -169,25 +164,14 @@ def _lease(folder: Path) -> int:
     return lock
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """The one place where SQLite's errors become ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise BrokenStore(
-            f"the privacy ledger failed: {error}", cure="check the disk of the state folder, then start the node again"
-        ) from error
-
-
 def _open(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    with _mapped():
+    with STORE.mapped():
         # A database without a write-ahead log is one that nobody has open: looked at so, it gets no files beside it.
         looking = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         target = f"{path.resolve().as_uri()}?mode={looking if read_only else 'rwc'}"
         database = sqlite3.connect(target, uri=True, isolation_level=None)
     try:
-        with _mapped():
+        with STORE.mapped():
             _prepare(database, path, read_only=read_only)
         if not read_only:
             path.chmod(0o600)
@@ -198,14 +182,6 @@ def _open(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    if not read_only:
-        database.execute("PRAGMA journal_mode = WAL")
-        # A commit is on disk before it returns: what was reserved is there after kill -9 and after a power cut.
-        database.execute("PRAGMA synchronous = FULL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0 and not read_only:
-        schema = files("fed_node.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
-        # One transaction: a crash leaves version 0 and no table.
-        database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise ConfigError(f"{path} was written by another version of this program", cure="use the version that made it")
+    for pragma in () if read_only else DURABLE:
+        database.execute(pragma)
+    STORE.check_schema(database, path, read_only=read_only)

@@ -50,8 +50,6 @@ PUBLIC_FOLDER: Final = "public"
 LOCK_FILE: Final = "lock"
 
 AUTHORITY_DAYS: Final = 730
-LEAF_DAYS: Final = 7
-INVITE_HOURS: Final = 72
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,15 @@ from typing import Annotated, Final, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 
 from fedmentor import ids
 from fedmentor.errors import ConfigError
 from fedmentor.identity.keys import spki_digest
 from fedmentor.identity.names import federation_name
 from fedmentor.identity.roster import MAX_VERSION, utc_text
-from fedmentor.identity.signed import DocumentFiles, document_fault, read_signed
+from fedmentor.identity.signed import CanonicalDocument, DocumentFiles, document_from_bytes, read_signed
 from fedmentor.ids import Digest
-from fedmentor.models import canonical_json
-from fedmentor.settings import first_fault
 
 REVOKED_FILE: Final = "revoked.json"
 REVOKED_SIGNATURE_FILE: Final = "revoked.sig"
@@ -38,7 +36,7 @@ MAX_REVOKED_BYTES: Final = 2 << 20
 REVOKED_FILES: Final = DocumentFiles(REVOKED_FILE, REVOKED_SIGNATURE_FILE, MAX_REVOKED_BYTES)
 
 
-class RevocationList(BaseModel):
+class RevocationList(CanonicalDocument):
     """What is refused.
 
     Attributes:
@@ -76,10 +74,6 @@ class RevocationList(BaseModel):
             return True
         return isinstance(key, ec.EllipticCurvePublicKey) and _holds(self.keys, spki_digest(key))
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON; the bytes that are signed."""
-        return canonical_json(self.model_dump(mode="json"))
-
 
 def serial_text(serial: int) -> str:
     """A serial number as it stands in the list; ``openssl x509 -serial`` prints the same digits in upper case."""
@@ -92,16 +86,7 @@ def revocations_from_bytes(data: bytes, source: str = "the deny-list") -> Revoca
     Raises:
         ConfigError: over MAX_REVOKED_BYTES, not a deny-list, or not in canonical form.
     """
-    if len(data) > MAX_REVOKED_BYTES:
-        raise ConfigError(f"{source} is over {MAX_REVOKED_BYTES} bytes")
-    try:
-        found = RevocationList.model_validate_json(data)
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise document_fault(source, fault.name, fault.message) from error
-    if found.to_bytes() != data:
-        raise document_fault(source, "", "it is not canonical JSON")
-    return found
+    return document_from_bytes(RevocationList, data, MAX_REVOKED_BYTES, source)
 
 
 def read_revocations(folder: Path, pause: Callable[[float], None] | None = sleep) -> RevocationList | None:

@@ -13,15 +13,13 @@ from time import sleep
 from typing import Annotated, Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedmentor.errors import ConfigError
 from fedmentor.identity.keys import SIGNING_KEY_BYTES
 from fedmentor.identity.names import federation_name
-from fedmentor.identity.signed import DocumentFiles, document_fault, read_signed
+from fedmentor.identity.signed import CanonicalDocument, DocumentFiles, document_from_bytes, read_signed
 from fedmentor.ids import Digest, SiteId, site_id
-from fedmentor.models import canonical_json
-from fedmentor.settings import first_fault
 
 ROSTER_FILE: Final = "roster.json"
 ROSTER_SIGNATURE_FILE: Final = "roster.sig"
@@ -65,7 +63,7 @@ class RosterMember(BaseModel):
         return Ed25519PublicKey.from_public_bytes(self.signing_key)
 
 
-class FederationRoster(BaseModel):
+class FederationRoster(CanonicalDocument):
     """Who belongs to a federation.
 
     Attributes:
@@ -108,10 +106,6 @@ class FederationRoster(BaseModel):
         """Every site's raw Ed25519 public key."""
         return {member.site: member.signing_key for member in self.members}
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON; the bytes that are signed."""
-        return canonical_json(self.model_dump(mode="json"))
-
     @property
     def digest(self) -> Digest:
         """SHA-256 of to_bytes()."""
@@ -124,16 +118,7 @@ def roster_from_bytes(data: bytes, source: str = "the roster") -> FederationRost
     Raises:
         ConfigError: over MAX_ROSTER_BYTES, not a roster, or not in canonical form.
     """
-    if len(data) > MAX_ROSTER_BYTES:
-        raise ConfigError(f"{source} is over {MAX_ROSTER_BYTES} bytes")
-    try:
-        roster = FederationRoster.model_validate_json(data)
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise document_fault(source, fault.name, fault.message) from error
-    if roster.to_bytes() != data:
-        raise document_fault(source, "", "it is not canonical JSON")
-    return roster
+    return document_from_bytes(FederationRoster, data, MAX_ROSTER_BYTES, source)
 
 
 def read_roster(folder: Path, pause: Callable[[float], None] | None = sleep) -> FederationRoster:

@@ -14,16 +14,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ValidationError
 
 from fedmentor.errors import ConfigError, IdentityRefused
 from fedmentor.identity.files import read_bounded
 from fedmentor.identity.layout import CA_FILE
+from fedmentor.models import canonical_json
+from fedmentor.settings import first_fault
 
 MAX_AUTHORITIES: Final = 4
 """Certificates in ``ca.pem``: one, and while the authority is rotated two."""
@@ -47,6 +50,17 @@ UNREADABLE: Final = (
     x509.UnsupportedGeneralNameType,
 )
 """What the library raises where a certificate or a request for one cannot be read, be it when it is loaded or later."""
+
+
+class CanonicalDocument(BaseModel):
+    """A document with one form: the bytes that are signed."""
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; the bytes that are signed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+Document = TypeVar("Document", bound=CanonicalDocument)
 
 
 @dataclass(frozen=True)
@@ -138,3 +152,25 @@ def document_fault(what: str, name: str, message: str) -> ConfigError:
     """The error for a document whose signature may be right and whose content is not."""
     where = f" at {name!r}" if name else ""
     return ConfigError(f"{what} is wrong{where}: {message}", cure=_ASK)
+
+
+def document_from_bytes(kind: type[Document], data: bytes, max_bytes: int, source: str) -> Document:
+    """Read a document whose signature was checked.
+
+    Args:
+        kind: of document.
+        source: what to call it in an error.
+
+    Raises:
+        ConfigError: over ``max_bytes``, not of this kind, or not in canonical form.
+    """
+    if len(data) > max_bytes:
+        raise ConfigError(f"{source} is over {max_bytes} bytes")
+    try:
+        document = kind.model_validate_json(data)
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise document_fault(source, fault.name, fault.message) from error
+    if document.to_bytes() != data:
+        raise document_fault(source, "", "it is not canonical JSON")
+    return document

@@ -244,6 +244,8 @@ def test_a_secure_attempt_keeps_its_root_and_answers(begun):
     begun.run_tx("put", lambda tx: tx.put_answer(SiteId("a"), _answer(message=b"")))
     found = begun.run_tx("read", lambda tx: tx.answers(Round(1), Attempt(2)))
     assert found == (("a", _answer(message=b"")), ("b", _answer()), ("a", _answer(StepName.SHARE, bytes(3))))
+    assert begun.run_tx("read", lambda tx: tx.answer(Round(1), Attempt(2), StepName.ADVERTISE, SiteId("b"))) == _answer()
+    assert begun.run_tx("read", lambda tx: tx.answer(Round(1), Attempt(2), StepName.SHARE, SiteId("b"))) is None
     assert begun.run_tx("read", lambda tx: tx.audit_root(Round(1), Attempt(2))) == DIGEST
     assert begun.run_tx("read", lambda tx: tx.answered(Round(1), Attempt(2), StepName.ADVERTISE)) == {"a", "b"}
     assert begun.run_tx("read", lambda tx: tx.answered(Round(1), Attempt(2), StepName.REVEAL)) == frozenset()

@@ -32,17 +32,22 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PATIENCE_S = 120.0
 
 
-def prepare(folder: Path) -> None:
-    """Write data of each site, model 0, certificates, and the manifests of a plain and of a secure run."""
-    write_phantoms(folder / "all", len(SITES) * IMAGES_PER_SITE, seed=0, side=128)
+def write_sites(folder: Path, sites: Sequence[SiteId]) -> None:
+    """Write data of each site (an image a patient), model 0 and certificates."""
+    write_phantoms(folder / "all", len(sites) * IMAGES_PER_SITE, seed=0, side=128)
     dataset = open_dataset(folder / "all")
     ids = [sample.id for sample in dataset]
-    for index, site in enumerate(SITES):
-        mine = ids[index :: len(SITES)]
+    for index, site in enumerate(sites):
+        mine = ids[index :: len(sites)]
         write_subset(dataset, mine, folder / "data" / site, held_out=mine[:HELD_OUT_PER_SITE])
     tensors = student_tensors(new_student(0))
     save_model(folder / "model", tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors), seed=0))
-    throwaway(folder / "certificates", "e2e", SITES, ["localhost"])
+    throwaway(folder / "certificates", "e2e", sites, ["localhost"])
+
+
+def prepare(folder: Path) -> None:
+    """Write data of each site, model 0, certificates, and the manifests of a plain and of a secure run."""
+    write_sites(folder, SITES)
     options = {"rounds": ROUNDS, "local_epochs": 2, "batch_images": 2}
     for mode in ("plain", "secagg"):
         chosen = with_aggregation(options, mode, SITES, lambda: read_roster(folder / "certificates").signing_keys)

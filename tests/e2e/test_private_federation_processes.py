@@ -7,47 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from federation_processes import ENVIRONMENT, HELD_OUT_PER_SITE, IMAGES_PER_SITE, PATIENCE_S, write_sites
 
 from coordinator.manifests import make_manifest, with_privacy
-from fed_node.data.dataset import open_dataset
-from fed_node.data.export import write_subset
-from fed_node.data.phantom import write_phantoms
 from fed_node.dp import prv_epsilon
 from fed_node.ledger.report import LedgerReport, read_report
 from fed_node.ledger.sqlite import FileAnchor, SqliteStore
-from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.errors import EXIT_OK, EXIT_POLICY
 from fedmentor.federation import RunManifest
-from fedmentor.identity.authority import throwaway
 from fedmentor.ids import SiteId
-from fedmentor.models import ModelRecord, digest_of, load_record, save_model
+from fedmentor.models import load_record
 from study.processes import children, wait_for_file
 
 pytestmark = pytest.mark.e2e
 
 POOR, *RICH = SITES = tuple(SiteId(name) for name in ("east", "north", "west"))
-PATIENTS_PER_SITE, HELD_OUT_PER_SITE = 5, 1
 ROUNDS = 2
 DELTA = 1e-3
-PATIENCE_S = 120.0
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def prepare(folder: Path) -> RunManifest:
     """Data of each site, model 0, certificates, and a manifest that promises epsilon 20."""
-    write_phantoms(folder / "all", len(SITES) * PATIENTS_PER_SITE, seed=0, side=128)
-    dataset = open_dataset(folder / "all")
-    ids = [sample.id for sample in dataset]
-    for index, site in enumerate(SITES):
-        mine = ids[index :: len(SITES)]
-        write_subset(dataset, mine, folder / "data" / site, held_out=mine[:HELD_OUT_PER_SITE])
-    tensors = student_tensors(new_student(0))
-    save_model(folder / "model", tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors), seed=0))
-    promise = {"epsilon": 20.0, "delta": DELTA, "patients": PATIENTS_PER_SITE - HELD_OUT_PER_SITE, "batch_patients": 2}
+    write_sites(folder, SITES)
+    promise = {"epsilon": 20.0, "delta": DELTA, "patients": IMAGES_PER_SITE - HELD_OUT_PER_SITE, "batch_patients": 2}
     options = with_privacy({"rounds": ROUNDS, "quorum": 2, "evaluate_seconds": 600.0, **promise})
     manifest = make_manifest(folder / "model", "run", SITES, options)
     (folder / "manifest.json").write_bytes(manifest.to_bytes())
-    throwaway(folder / "certificates", "e2e", SITES, ["localhost"])
     return manifest
 
 

@@ -5,7 +5,7 @@ bad_input.py says what holds after every case. The honest answer or upload still
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,32 +27,15 @@ from bad_input import (
     check_case,
     client,
     parts,
-    scratch,
 )
 from secure_crew import NAMES, SecureCrew
-from served_coordinator import NAME, TIMEOUT_S, served
+from served_coordinator import TIMEOUT_S, served
 
 from fedmentor.federation import StepAnswer, StepName, UpdateHeader
-from fedmentor.identity.authority import throwaway
 from fedmentor.ids import Attempt, Digest, RunId
 from fedmentor.secagg.messages import advert_from_bytes
 from fedmentor.tensors import sha256_hex
 from fedmentor.wire import codec
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of everybody."""
-    folder = tmp_path_factory.mktemp("certificates")
-    throwaway(folder, NAME, NAMES, ["127.0.0.1"])
-    return folder
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """For a coordinator's state."""
-    with scratch() as folder:
-        yield folder
 
 
 def answer(code: grpc.StatusCode, sentence: str, change: Callable[[bytes], bytes], audited: str | None = REFUSED_ANSWER) -> Any:

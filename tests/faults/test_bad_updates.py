@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,13 @@ from bad_input import (
     memory_bounded,
     parts,
     records,
-    scratch,
     words_of,
 )
-from secure_crew import NAMES
-from served_coordinator import NAME, TIMEOUT_S, served, stub, tls_of
+from served_coordinator import TIMEOUT_S, served, stub, tls_of
 
 from coordinator.store.journal import site_actor
 from coordinator.testing import ToyFederation
 from fedmentor.federation import CHUNK_BYTES, Scores
-from fedmentor.identity.authority import throwaway
 from fedmentor.identity.credentials import site_credentials
 from fedmentor.wire import codec
 from fedmentor.wire.v1 import federation_pb2 as pb
@@ -274,21 +271,6 @@ def _all(words: np.ndarray, share: float) -> np.ndarray:
 
 
 # --- the stage ---
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of everybody."""
-    folder = tmp_path_factory.mktemp("certificates")
-    throwaway(folder, NAME, NAMES, ["127.0.0.1"])
-    return folder
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """For a coordinator's state."""
-    with scratch() as folder:
-        yield folder
 
 
 @pytest.mark.parametrize("name", PLAIN)
