@@ -60,8 +60,9 @@ bundle: install  ## one folder for a machine without a network: wheels, images, 
 test-containers: install  ## make up for real: digests, kills, networks, locks, bundle (15 to 25 minutes; needs a container engine)
 	@pytest -m containers tests/containers
 
+# Whole files go to either of two processes: a file's tests share what it started.
 test: install  ## every test that needs no container engine and no GPU
-	@pytest
+	@pytest -n 2 --dist loadfile
 
 lint: install  ## style, types, arrows between packages, drift of generated files
 	@ruff format --check . && ruff check .

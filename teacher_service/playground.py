@@ -202,5 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {**_HEADERS, "Content-Type": media_type, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
+        if self.close_connection:
+            # Said aloud: a client that was not told sends its next request into a closed connection.
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)

@@ -84,6 +84,11 @@ def test_the_page_itself_is_shown_under_its_own_address_only(page):
     assert page.post("/nothing", content=b"").status_code == 404
 
 
+def test_a_refused_caller_is_told_that_the_connection_ends(page):
+    assert page.get("/etc/passwd").headers["connection"] == "close"
+    assert "connection" not in page.get("/").headers
+
+
 @pytest.mark.parametrize(
     ("path", "content", "status", "code"),
     [
