@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 import time
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,7 +97,7 @@ def measure(sites: int, parameters: int, dropped: int) -> dict[str, Any]:
         "parameters": parameters,
         "dropped": dropped,
         "version": flwr.__version__ if hasattr(flwr, "__version__") else "",
-        "site_cpu_s": min(meter["cpu"][node] for node in survivors),
+        "site_cpu_s": median(meter["cpu"][node] for node in survivors),
         "server_cpu_s": total - meter["copying"] - sum(meter["cpu"].values()),
         "bytes_up": max(meter["bytes"].values()),
         "largest_error": float(np.abs(outcome["mean"] - weights).max()) if "mean" in outcome else None,
