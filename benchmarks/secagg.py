@@ -4,10 +4,11 @@
     python benchmarks/secagg.py --rows 16,1000000,5,0
     python benchmarks/secagg.py --flower .venv-peers/bin/python     # Flower's SecAgg+ beside it, see secagg_flower.py
 
-A row is sites, parameters, sites that drop out after the shares are dealt, and neighbours in the graph (0: complete). Every message
-is real and every site takes part. Times are process time on one core; that of a site is the median of the survivors', from its advert to
-its reveal, with masking and the SHA-256 of the upload. ``unmask`` is rebuilding and verifying every secret and removing the masks;
-``check`` is all the coordinator verifies before. The sum is compared with the plain sum of the survivors' updates.
+A row is sites, parameters, sites that drop out after the shares are dealt, and neighbours in the graph (0: complete). Every
+message is real and every site takes part. Times are process time on one core; that of a site is the median of the survivors',
+from its advert to its reveal, with masking and the SHA-256 of the upload. ``unmask`` is rebuilding and verifying every secret
+and removing the masks; ``check`` is all the coordinator verifies before. The sum is compared with the plain sum of the
+survivors' updates.
 """
 
 from __future__ import annotations
