@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from pydicom.encaps import generate_frames
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from fed_node.data.codestream import FrameSize, check_frame, needs_codec
 from fed_node.data.decoder import DECODER
 from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
-from fed_node.data.limits import GreyImage, stretched, unreadable
+from fed_node.data.limits import GreyImage, unreadable
 from fedmentor.errors import UnreadableImage
-from fedmentor.teacher.grey_levels import display_window
+from fedmentor.teacher.dicom_display import displayed_grey
 
 
 def read_dicom(path: Path) -> GreyImage:
@@ -53,7 +50,10 @@ def decoded(path: Path) -> GreyImage:
     with silent():
         dataset = pydicom.dcmread(path)
         check_expansion(dataset)
-        return _grey(dataset, np.asarray(dataset.pixel_array))
+        try:
+            return displayed_grey(dataset, np.asarray(dataset.pixel_array))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{path}: {error.message}", cure=error.cure) from None
 
 
 def _check_usable(path: Path, header: pydicom.Dataset) -> None:
@@ -76,25 +76,3 @@ def check_expansion(dataset: pydicom.Dataset) -> None:
     )
     for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
         check_frame(syntax, frame, size)
-
-
-def _grey(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> GreyImage:
-    """Modality rescale, then the window, then MONOCHROME1 inversion (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2)."""
-    rescaled = np.asarray(apply_modality_lut(stored, dataset))
-    if "VOILUTSequence" in dataset:
-        grey = stretched(np.asarray(apply_voi_lut(rescaled, dataset, prefer_lut=True)))
-    elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        unit = display_window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
-        if not np.isfinite(unit).all():
-            raise ValueError("the rescale or the window is not a number")
-        grey = np.rint(255 * unit).astype(np.uint8)
-    else:
-        grey = stretched(rescaled)
-    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    return np.subtract(255, grey, dtype=np.uint8) if inverted else grey
-
-
-def _first(value: Any) -> float:
-    """The first of several windows: the one that the modality shows by default."""
-    return float(value[0]) if isinstance(value, pydicom.multival.MultiValue) else float(value)

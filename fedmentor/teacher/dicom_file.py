@@ -7,18 +7,16 @@ where pylibjpeg or python-gdcm is installed. The deflated syntax is refused, bec
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 
 from fedmentor.errors import UnreadableImage
 from fedmentor.teacher.contract import Pixels
-from fedmentor.teacher.grey_levels import View, check_size, display_window, eight_bits
+from fedmentor.teacher.dicom_display import displayed_grey
+from fedmentor.teacher.grey_levels import View, check_size, eight_bits
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -45,7 +43,9 @@ def read_dicom(data: bytes, view: View) -> Pixels:
         frame = _checked_frame(header, view.frame)
         dataset = pydicom.dcmread(io.BytesIO(data))
         stored = np.asarray(pixel_array(dataset, index=frame))
-        return _displayed(dataset, stored, view.window)
+        if dataset.PhotometricInterpretation in _COLOUR:
+            return eight_bits(stored, view.window)
+        return displayed_grey(dataset, stored, view.window)
     except UnreadableImage:
         raise
     except Exception as error:  # plug-ins raise whatever they raise, and their sentences may hold patient data
@@ -82,30 +82,3 @@ def _checked_frame(header: pydicom.Dataset, wanted: int | None) -> int:
     if wanted is not None and not 0 <= wanted < frames:
         raise UnreadableImage(f"the DICOM file has no frame {wanted}", cure=f"name one from 0 to {frames - 1}")
     return wanted or 0
-
-
-def _displayed(dataset: pydicom.Dataset, stored: npt.NDArray[Any], chosen: tuple[float, float] | None) -> Pixels:
-    """Modality rescale, then the window, then MONOCHROME1 inversion (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2)."""
-    if dataset.get("PhotometricInterpretation") in _COLOUR:
-        return eight_bits(stored, chosen)
-    rescaled = np.asarray(apply_modality_lut(stored, dataset))
-    if chosen is not None or not _has_window(dataset):
-        # Eight stored bits without any window are stretched as well: they may use a part of their range only.
-        grey = eight_bits(rescaled.astype(np.float64) if rescaled.dtype == np.uint8 else rescaled, chosen)
-    elif "VOILUTSequence" in dataset:
-        grey = eight_bits(np.asarray(apply_voi_lut(rescaled, dataset, prefer_lut=True)).astype(np.float64), None)
-    else:
-        function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        unit = display_window(rescaled.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
-        grey = eight_bits(unit, (0.0, 1.0))
-    is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    return np.subtract(255, grey, dtype=np.uint8) if is_inverted else grey
-
-
-def _has_window(dataset: pydicom.Dataset) -> bool:
-    return "VOILUTSequence" in dataset or (dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None)
-
-
-def _first(value: Any) -> float:
-    """The first of several windows: the one that the modality shows by default."""
-    return float(value[0]) if isinstance(value, pydicom.multival.MultiValue) else float(value)
