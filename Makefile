@@ -15,6 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 DATA ?=
 ROUNDS ?=
+MONITORING ?=
 BUNDLE ?= dist/bundle
 # Quoted for the shell, because a folder may have spaces; a leading ~, which shells differ in expanding, is expanded here.
 QUOTED_DATA := "$(patsubst ~/%,$(HOME)/%,$(DATA))"
@@ -37,12 +38,12 @@ demo: install  ## the main job: teacher, distillation, four sites and a coordina
 	@fedmentor demo --out runs/demo $(DEMO_ARGS)
 
 # Environment for the script that drives the containers; it needs Python and an engine, no .venv.
-CONTAINERS := DATA=$(QUOTED_DATA) ROUNDS="$(ROUNDS)" $(or $(PYTHON),python3) deploy/containers.py
+CONTAINERS := DATA=$(QUOTED_DATA) ROUNDS="$(ROUNDS)" MONITORING="$(MONITORING)" $(or $(PYTHON),python3) deploy/containers.py
 
 images:  ## build the container images and print their sizes
 	@$(CONTAINERS) images
 
-up:  ## the same job as containers with Docker Compose; DATA=DIR for real images
+up:  ## the same job as containers with Docker Compose; DATA=DIR for real images, MONITORING=1 for Prometheus with alerts
 	@$(CONTAINERS) up
 
 down:  ## remove the containers, networks and volumes of make up
@@ -53,6 +54,9 @@ logs:  ## follow what the containers say
 
 token:  ## print the token of make up's teacher
 	@$(CONTAINERS) token
+
+certificate:  ## print the certificate of make up's teacher, for curl --cacert
+	@$(CONTAINERS) certificate
 
 bundle: install  ## one folder for a machine without a network: wheels, images, teacher, installer; BUNDLE=DIR
 	@python deploy/bundle.py $(BUNDLE)
@@ -81,8 +85,9 @@ check-stubs: install
 	@diff -r -x __pycache__ -x __init__.py build/stubs/fedmentor/wire/v1 fedmentor/wire/v1 \
 		|| { echo "error: the generated stubs are stale; run make stubs" >&2; exit 1; }
 
-schema: install  ## regenerate docs/report.schema.json
+schema: install  ## regenerate the JSON schemas in docs/
 	@python -m study.report.schema docs/report.schema.json
+	@python -m coordinator.dashboard.schema docs/dashboard.schema.json
 
 # Peers that benchmarks are run beside; in an environment of their own, because their pinned versions are not ours.
 PEERS := .venv-peers
@@ -116,4 +121,4 @@ constraints:  ## resolve the pinned versions again: make constraints PYTHONS="py
 clean:  ## remove everything that can be made again
 	rm -rf $(VENV) $(PEERS) build runs .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install images up down logs token bundle test-containers demo test lint stubs check-stubs schema bench faults constraints clean
+.PHONY: help install images up down logs token certificate bundle test-containers demo test lint stubs check-stubs schema bench faults constraints clean

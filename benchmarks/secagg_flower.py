@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -32,76 +33,104 @@ LAST_SHARED_STAGE = 2
 """Setup and key sharing are stages 0 and 1; sites that drop out do not answer from here on."""
 
 
-def measure(sites: int, parameters: int, dropped: int) -> dict[str, Any]:
-    """One row."""
-    mod = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
-    weights = np.full(parameters, 0.01, np.float32)
-    contexts = {node: _site_context(node) for node in range(1, sites + 1)}
-    lost = {1 + index * sites // dropped for index in range(dropped)} if dropped else set()
-    meter: dict[str, Any] = {"stage": -1, "errors": [], "copying": 0.0}
-    meter |= {"cpu": dict.fromkeys(contexts, 0.0), "bytes": dict.fromkeys(contexts, 0)}
+class Peers:
+    """The sites, and the network that Flower's workflow sends through; it notes what each of them costs.
 
-    def answer(message: Message, node: int) -> Message | None:
-        def train(inner: Message, _context: Context) -> Message:
-            result = FitRes(status=Status(Code.OK, ""), parameters=ndarrays_to_parameters([weights]), num_examples=1, metrics={})
-            return Message(mod.compat.fitres_to_recorddict(result, keep_input=False), reply_to=inner)
+    Attributes:
+        contexts: what each site's mod remembers, by its node's number.
+        lost: nodes that drop out.
+        stage: of the four, the one that is under way; -1 before the first.
+        cpu: seconds of each site's mod.
+        sent: bytes of each site's replies.
+        copying: seconds that a network would have taken; on nobody's account.
+        errors: what went wrong, one sentence each.
+    """
 
+    def __init__(self, sites: int, dropped: int, weights: Any) -> None:
+        self._mod = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
+        self.contexts = {node: _site_context(node) for node in range(1, sites + 1)}
+        self.lost = {1 + index * sites // dropped for index in range(dropped)} if dropped else set()
+        self._weights = weights
+        self.stage = -1
+        self.cpu = dict.fromkeys(self.contexts, 0.0)
+        self.sent = dict.fromkeys(self.contexts, 0)
+        self.copying = 0.0
+        self.errors: list[str] = []
+
+    def send_and_receive(self, messages: Any, timeout: float | None = None) -> list[Message]:  # noqa: ARG002 - Flower's name
+        """See Flower's Grid: one stage of the protocol."""
+        self.stage += 1
+        replies = []
+        for original in messages:
+            begun = time.process_time()
+            message = copy.deepcopy(original)
+            self.copying += time.process_time() - begun
+            node = message.metadata.dst_node_id
+            if node in self.lost and self.stage >= LAST_SHARED_STAGE:
+                continue
+            message.metadata.__dict__.update(_run_id=1, _src_node_id=0, _message_id=f"{self.stage}-{node}")
+            reply = self._answer(message, node)
+            if reply is not None:
+                replies.append(reply)
+        return replies
+
+    def _answer(self, message: Message, node: int) -> Message | None:
         start = time.process_time()
         try:
-            reply = mod.secaggplus_mod(message, contexts[node], train)
+            reply = self._mod.secaggplus_mod(message, self.contexts[node], self._train)
         except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-            meter["errors"].append(f"stage {meter['stage']}, site {node}: {type(error).__name__}: {error}"[:200])
+            self.errors.append(f"stage {self.stage}, site {node}: {type(error).__name__}: {error}"[:200])
             return None
-        meter["cpu"][node] += time.process_time() - start
-        meter["bytes"][node] += _size(reply.content)
+        self.cpu[node] += time.process_time() - start
+        self.sent[node] += _size(reply.content)
         reply.metadata.__dict__["_src_node_id"] = node
         return reply
 
-    class Grid:
-        def send_and_receive(self, messages: Any, timeout: float | None = None) -> list[Message]:  # noqa: ARG002 - Flower's name
-            meter["stage"] += 1
-            replies = []
-            for original in messages:
-                # What a network would do; on nobody's account.
-                begun = time.process_time()
-                message = copy.deepcopy(original)
-                meter["copying"] += time.process_time() - begun
-                node = message.metadata.dst_node_id
-                if node in lost and meter["stage"] >= LAST_SHARED_STAGE:
-                    continue
-                message.metadata.__dict__.update(_run_id=1, _src_node_id=0, _message_id=f"{meter['stage']}-{node}")
-                reply = answer(message, node)
-                if reply is not None:
-                    replies.append(reply)
-            return replies
+    def _train(self, message: Message, _context: Context) -> Message:
+        parameters = ndarrays_to_parameters([self._weights])
+        result = FitRes(status=Status(Code.OK, ""), parameters=parameters, num_examples=1, metrics={})
+        return Message(self._mod.compat.fitres_to_recorddict(result, keep_input=False), reply_to=message)
 
-    outcome: dict[str, Any] = {}
 
-    class Strategy:
-        def configure_fit(self, _round: int, start: Any, _clients: Any) -> list[Any]:
-            return [(SimpleNamespace(node_id=node), FitIns(start, {})) for node in contexts]
+class Strategy:
+    """What Flower's workflow asks: everybody fits; the mean that comes of it is kept."""
 
-        def aggregate_fit(self, _round: int, results: Any, _failures: Any) -> tuple[Any, dict[str, Any]]:
-            outcome["mean"] = flwr.common.parameters_to_ndarrays(results[0][1].parameters)[0]
-            return results[0][1].parameters, {}
+    mean: Any = None
 
+    def __init__(self, nodes: Iterable[int]) -> None:
+        self._nodes = tuple(nodes)
+
+    def configure_fit(self, _round: int, start: Any, _clients: Any) -> list[Any]:
+        """See Flower's Strategy."""
+        return [(SimpleNamespace(node_id=node), FitIns(start, {})) for node in self._nodes]
+
+    def aggregate_fit(self, _round: int, results: Any, _failures: Any) -> tuple[Any, dict[str, Any]]:
+        """See Flower's Strategy."""
+        self.mean = flwr.common.parameters_to_ndarrays(results[0][1].parameters)[0]
+        return results[0][1].parameters, {}
+
+
+def measure(sites: int, parameters: int, dropped: int) -> dict[str, Any]:
+    """One row."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+    weights = np.full(parameters, 0.01, np.float32)
+    peers = Peers(sites, dropped, weights)
+    strategy = Strategy(peers.contexts)
     start = time.process_time()
     workflow.SecAggPlusWorkflow(num_shares=1.0, reconstruction_threshold=THRESHOLD, max_weight=1.0, timeout=1)(
-        Grid(), _server_context(Strategy(), sites, parameters)
+        peers, _server_context(strategy, sites, parameters)
     )
     total = time.process_time() - start
-    survivors = [node for node in contexts if node not in lost]
     return {
         "sites": sites,
         "parameters": parameters,
         "dropped": dropped,
         "version": flwr.__version__ if hasattr(flwr, "__version__") else "",
-        "site_cpu_s": median(meter["cpu"][node] for node in survivors),
-        "server_cpu_s": total - meter["copying"] - sum(meter["cpu"].values()),
-        "bytes_up": max(meter["bytes"].values()),
-        "largest_error": float(np.abs(outcome["mean"] - weights).max()) if "mean" in outcome else None,
-        "errors": meter["errors"][:3],
+        "site_cpu_s": median(seconds for node, seconds in peers.cpu.items() if node not in peers.lost),
+        "server_cpu_s": total - peers.copying - sum(peers.cpu.values()),
+        "bytes_up": max(peers.sent.values()),
+        "largest_error": float(np.abs(strategy.mean - weights).max()) if strategy.mean is not None else None,
+        "errors": peers.errors[:3],
     }
 
 

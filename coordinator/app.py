@@ -14,9 +14,13 @@ from pathlib import Path
 from coordinator.audit.notary import Notary, open_notary
 from coordinator.certificate import LiveCertificate
 from coordinator.config import CoordinatorSettings
+from coordinator.dashboard.desk import StatusDesk, live_now
+from coordinator.dashboard.serving import served
+from coordinator.dashboard.sightings import Sightings
+from coordinator.dashboard.view import Live
 from coordinator.events import Event, Observer, PhaseEntered, TrailUnsigned
 from coordinator.log import event_log
-from coordinator.metrics import Metrics, served
+from coordinator.metrics import Metrics
 from coordinator.phases.driver import Driver
 from coordinator.phases.phase import Context, PhaseLimits
 from coordinator.ports import ServicePorts
@@ -62,6 +66,7 @@ class Engine:
     service: CoordinatorService
     driver: Driver
     journal: Journal
+    progress: Progress
 
     def report(self) -> RunReport:
         """The run so far."""
@@ -144,20 +149,20 @@ def build_engine(manifest: RunManifest, model: Path, parts: EngineParts) -> Engi
     )
     service = CoordinatorService(Manifest(manifest, parts.signature), ports, woken.set, secure)
     driver = Driver(context, progress, service.notify, parts.observe, woken)
-    return Engine(service, driver, journal)
+    return Engine(service, driver, journal, progress)
 
 
 def run_coordinator(
     settings: CoordinatorSettings,
     show_round: Callable[[RoundReport, RunReport], None],
-    show_start: Callable[[str, bool], None],
+    show_start: Callable[[str, bool, str | None], None],
     show_end: Callable[[RunReport], None],
 ) -> RunReport | None:
     """Run one coordinator until its run is over (with ``settings.stay``: on), or until a signal asks it to end.
 
     Args:
         show_round: is given each round once it is published, and the last model's scores at the end.
-        show_start: is given the bound address and whether an earlier run goes on.
+        show_start: is given the bound address, whether an earlier run goes on, and the dashboard's address where there is one.
         show_end: is given the report once the run is over.
 
     Returns:
@@ -166,11 +171,11 @@ def run_coordinator(
     Raises:
         ConfigError, ModelError, BrokenStore: see build_engine, coordinator_credentials and state_lock.
         IdentityRefused: the approval beside the manifest is not the registrar's.
-        PortInUse: the address or the metrics port is taken.
+        PortInUse: the address, or a port for metrics or dashboard, is taken.
     """
     manifest = read_manifest(settings.manifest)
     signature = read_approval(settings.manifest)
-    approved(manifest.to_bytes(), signature, settings.certificates)
+    is_approved = approved(manifest.to_bytes(), signature, settings.certificates)
     notary = open_notary(settings.certificates)
     _make_private(settings.state)
     clock = SystemClock()
@@ -181,9 +186,9 @@ def run_coordinator(
             settings.ready_file.unlink(missing_ok=True)
         log = stack.enter_context(event_log(settings.log_file))
         journal = stack.enter_context(_opened(settings.state, clock))
-        metrics = Metrics()
+        metrics, sightings = Metrics(), Sightings(clock)
         publisher = _Publisher(settings.state, journal, metrics, show_round)
-        observe = _all_of(log, metrics.observe, publisher.observe)
+        observe = _all_of(log, metrics.observe, sightings.observe, publisher.observe)
         if notary is None:
             observe(TrailUnsigned("the certificates have no signed roster; have the members enrolled again"))
         parts = EngineParts(settings.state, journal, clock, settings.limits, observe, notary, signature=signature)
@@ -193,12 +198,15 @@ def run_coordinator(
         if before.outcome is not None and not settings.stay:
             show_end(before)
             return before
-        stack.enter_context(served(metrics, settings.metrics_port, settings.metrics_host))
+        beside = Live(clock.now(), approved=is_approved, signs=notary is not None, gather_s=settings.gather_seconds)
+        desk = _desk(settings.state, engine, sightings, clock, beside)
+        dashboard = stack.enter_context(served(settings, metrics.registry, desk.status, observe))
         resumed = before.audit_records > 1
         certificate = LiveCertificate(settings.certificates, clock, observe)
+        metrics.watch(settings.state, lambda: certificate.expiry)
         floor = journal.run_tx("newest_deny_list", newest_recorded)
         rim = Rim(certificate, LiveRevocations(settings.certificates, certificate.federation, observe, floor), clock, observe)
-        show = Shown(lambda address: show_start(address, resumed), lambda: show_end(engine.report()))
+        show = Shown(lambda address: show_start(address, resumed, dashboard), lambda: show_end(engine.report()))
         over = asyncio.run(_serve(engine, settings, rim, show))
         return engine.report() if over else None
 
@@ -217,6 +225,12 @@ def read_manifest(path: Path) -> RunManifest:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", cure="make one with `fedmentor coordinator manifest`"
         ) from error
+
+
+def _desk(state: Path, engine: Engine, sightings: Sightings, clock: Clock, beside: Live) -> StatusDesk:
+    """What the dashboard shows: read from the journal at each look, with what is in memory alone beside it."""
+    live = live_now(engine.progress, sightings, engine.service.manifest.roster, clock, beside)
+    return StatusDesk(lambda: _opened(state, clock, read_only=True), live, clock)
 
 
 def _make_private(folder: Path) -> None:
@@ -331,8 +345,8 @@ def _create_run(tx: Transaction, manifest: RunManifest) -> None:
 
 
 @contextmanager
-def _opened(state: Path, clock: Clock) -> Iterator[Journal]:
-    journal = SqliteJournal(state / JOURNAL_FILE, clock)
+def _opened(state: Path, clock: Clock, *, read_only: bool = False) -> Iterator[Journal]:
+    journal = SqliteJournal(state / JOURNAL_FILE, clock, read_only=read_only)
     try:
         yield journal
     finally:

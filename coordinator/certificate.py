@@ -8,7 +8,7 @@ from pathlib import Path
 from coordinator.events import CertificateRefused, CertificateRenewed, Observer
 from fedmentor.clock import Clock
 from fedmentor.errors import ConfigError, IdentityRefused
-from fedmentor.identity.credentials import coordinator_credentials, peer_of_certificate
+from fedmentor.identity.credentials import coordinator_credentials, load_certificate, peer_of_certificate
 from fedmentor.wire.channel import Credentials
 
 
@@ -33,6 +33,11 @@ class LiveCertificate:
     def current(self) -> Credentials:
         """What is in force."""
         return self._current
+
+    @property
+    def expiry(self) -> float:
+        """Unix time at which what is in force expires."""
+        return load_certificate(self._current.certificate, "the certificate").not_valid_after_utc.timestamp()
 
     def renewed(self) -> Credentials | None:
         """What is in the folder, where that is new and good. What is not good (half renewed, say) is reported once and not used."""

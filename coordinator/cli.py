@@ -13,6 +13,7 @@ from fedmentor.cli.enrol import enrol_coordinator, renew_coordinator
 
 if TYPE_CHECKING:
     from coordinator.report import RoundReport, RunReport
+    from fedmentor.supervisor import Supervisor
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -36,6 +37,9 @@ coordinator.add_command(renew_coordinator)
 @click.option("--registrar", metavar="HOST:PORT", help="Where the registrar takes requests: renews the certificate in time.")
 @click.option("--metrics", "metrics_port", type=int, metavar="PORT", help="Prometheus metrics.")
 @click.option("--metrics-host", metavar="HOST", help="Address for the metrics.  [default: 127.0.0.1]")
+@click.option("--dashboard", "dashboard_port", type=int, metavar="PORT", help="Page that shows the run; metrics are there, too.")
+@click.option("--dashboard-host", metavar="HOST", help="Address for the dashboard.  [default: 127.0.0.1]")
+@click.option("--dashboard-name", "dashboard_names", multiple=True, metavar="NAME", help="A name that browsers may ask by.")
 @click.option("--ready-file", type=_FILE, help="Written with the bound address once sites can connect.")
 @click.option("--log-file", type=_FILE, help="Where events go, instead of standard error.")
 @click.option("--straggler-grace", "straggler_grace_seconds", type=float, metavar="SECONDS", help="Wait for absent sites.")
@@ -51,10 +55,12 @@ def run(config: Path | None, as_json: bool, **arguments: Any) -> int:  # noqa: F
     """
     from coordinator.app import run_coordinator
     from coordinator.config import settings_of
+    from fedmentor.clock import SystemClock
     from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, QuorumMissed
+    from fedmentor.supervisor import supervisor
 
-    settings = settings_of(config, arguments)
-    screen = _JsonScreen() if as_json else _TextScreen()
+    settings = settings_of(config, {**arguments, "dashboard_names": arguments["dashboard_names"] or None})
+    screen = _Supervised(_JsonScreen() if as_json else _TextScreen(), supervisor(SystemClock()))
     report = run_coordinator(settings, screen.show_round, screen.show_start, lambda over: screen.show_end(over, settings.state))
     if report is None:
         click.echo(f"stopped; the same command goes on with the run in {settings.state}", err=True)
@@ -152,8 +158,10 @@ def health(folder: Path, ready_file: Path) -> None:
 
 
 class _TextScreen:
-    def show_start(self, address: str, resumed: bool) -> None:  # noqa: FBT001 - a callback
+    def show_start(self, address: str, resumed: bool, dashboard: str | None) -> None:  # noqa: FBT001 - a callback
         click.echo(f"{'going on with the run' if resumed else 'run begun'}, listening on {address}")
+        if dashboard is not None:
+            click.echo(f"dashboard at {dashboard}")
 
     def show_round(self, entry: RoundReport, report: RunReport) -> None:
         from coordinator.report import round_line
@@ -165,8 +173,9 @@ class _TextScreen:
 
 
 class _JsonScreen:
-    def show_start(self, address: str, resumed: bool) -> None:  # noqa: FBT001 - a callback
-        click.echo(json.dumps({"event": "listening", "address": address, "resumed": resumed}))
+    def show_start(self, address: str, resumed: bool, dashboard: str | None) -> None:  # noqa: FBT001 - a callback
+        where = {} if dashboard is None else {"dashboard": dashboard}
+        click.echo(json.dumps({"event": "listening", "address": address, "resumed": resumed, **where}))
 
     def show_round(self, entry: RoundReport, report: RunReport) -> None:
         click.echo(json.dumps({"event": "round", "run": report.run, **entry.model_dump(mode="json")}))
@@ -174,3 +183,25 @@ class _JsonScreen:
     def show_end(self, report: RunReport, state: Path) -> None:
         fields = {"run": report.run, "outcome": report.outcome, "reason": report.reason, "model": report.model}
         click.echo(json.dumps({"event": "finished", **fields, "state": str(state)}))
+
+
+class _Supervised:
+    """A screen whose lines systemd is told as well; ready once sites can connect."""
+
+    def __init__(self, screen: _TextScreen | _JsonScreen, service: Supervisor) -> None:
+        self._screen = screen
+        self._service = service
+
+    def show_start(self, address: str, resumed: bool, dashboard: str | None) -> None:  # noqa: FBT001 - a callback
+        self._service.status(f"listening on {address}", ready=True)
+        self._screen.show_start(address, resumed, dashboard)
+
+    def show_round(self, entry: RoundReport, report: RunReport) -> None:
+        from coordinator.report import round_line
+
+        self._service.status(round_line(entry, report.total_rounds))
+        self._screen.show_round(entry, report)
+
+    def show_end(self, report: RunReport, state: Path) -> None:
+        self._service.status(f"run {report.run} is finished: {report.outcome}")
+        self._screen.show_end(report, state)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coordinator.phases.phase import PhaseLimits
 from fedmentor.errors import ConfigError
-from fedmentor.settings import first_fault, read_toml
+from fedmentor.settings import beside, first_fault, read_toml
 
 
 def _address(text: str) -> str:
@@ -35,6 +35,9 @@ class CoordinatorSettings(BaseModel):
         listen: ``host:port``; port 0 takes a free one.
         metrics_port: Prometheus metrics; 0 takes a free port, None has none.
         metrics_host: address or name that they are served on; they are not encrypted, so keep it loopback or a private network.
+        dashboard_port, dashboard_host: the same for the dashboard, whose address serves the metrics, too; see docs/dashboard.md.
+        dashboard_names: further names that browsers may ask by, e.g. that of a reverse proxy; other names than these, ``localhost``
+            and the two hosts are refused.
         ready_file: written with the bound address once sites can connect.
         log_file: where events go; None is standard error.
         gather_seconds, straggler_grace_seconds, linger_seconds: see coordinator.phases.phase.PhaseLimits.
@@ -55,6 +58,9 @@ class CoordinatorSettings(BaseModel):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8443"
     metrics_port: int | None = Field(None, ge=0, le=65535)
     metrics_host: str = "127.0.0.1"
+    dashboard_port: int | None = Field(None, ge=0, le=65535)
+    dashboard_host: str = "127.0.0.1"
+    dashboard_names: tuple[str, ...] = ()
     ready_file: Path | None = None
     log_file: Path | None = None
     gather_seconds: float = Field(86_400.0, gt=0)
@@ -72,13 +78,18 @@ class CoordinatorSettings(BaseModel):
         return PhaseLimits(self.gather_seconds, self.straggler_grace_seconds, self.linger_seconds)
 
 
+_PATHS = ("manifest", "model", "state", "certificates", "ready_file", "log_file")
+
+
 def settings_of(file: Path | None, arguments: dict[str, Any]) -> CoordinatorSettings:
     """Settings from a TOML file and arguments; an argument that is not None wins.
+
+    Paths in the file are relative to the file, paths in arguments to the working folder.
 
     Raises:
         ConfigError: unreadable, or a key is unknown, missing or out of range.
     """
-    values = read_toml(file) if file else {}
+    values = {} if file is None else beside(file, read_toml(file), _PATHS)
     values |= {key: value for key, value in arguments.items() if value is not None}
     try:
         return CoordinatorSettings.model_validate(values)

@@ -1,19 +1,17 @@
-"""Prometheus metrics of one coordinator, from its events and reports; served on loopback unless its operator says otherwise."""
+"""Prometheus metrics of one coordinator, from its events and reports; coordinator.dashboard.serving serves them."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from coordinator.events import Event, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
 from coordinator.report import RunReport
 from coordinator.state import PhaseName
-from fedmentor.errors import ConfigError, PortInUse
-
-LOOPBACK = "127.0.0.1"
+from fedmentor.federation import Outcome
 
 
 class Metrics:
@@ -26,6 +24,9 @@ class Metrics:
         self._attempt = Gauge("fedmentor_attempt", "Attempt of the round in force.", registry=registry)
         self._phase = Gauge("fedmentor_phase", "1 for the phase in force.", ["phase"], registry=registry)
         self._connected = Gauge("fedmentor_sites_connected", "Sites with an open stream.", registry=registry)
+        self._present = Gauge("fedmentor_site_connected", "1 while the site has an open stream.", ["site"], registry=registry)
+        self._over = Gauge("fedmentor_run_over", "1 once the run is over.", registry=registry)
+        self._failed = Gauge("fedmentor_run_failed", "1 once the run has failed.", registry=registry)
         self._accepted = Counter("fedmentor_updates_accepted", "Updates accepted.", ["site"], registry=registry)
         self._refused = Counter("fedmentor_updates_refused", "Updates refused.", ["site", "kind"], registry=registry)
         self._scores = Gauge("fedmentor_site_dice", "Dice of the latest model that a site scored.", ["site"], registry=registry)
@@ -42,10 +43,12 @@ class Metrics:
                 self._attempt.set(state.attempt)
                 for phase in PhaseName:
                     self._phase.labels(phase.value).set(phase is state.phase)
-            case SiteConnected(_, superseded):
+            case SiteConnected(site, superseded):
                 self._connected.inc(0 if superseded else 1)
-            case SiteLeft():
+                self._present.labels(site).set(1)
+            case SiteLeft(site):
                 self._connected.dec()
+                self._present.labels(site).set(0)
             case UpdateAccepted(site):
                 self._accepted.labels(site).inc()
             case UpdateRefused(site, _, kind):
@@ -57,6 +60,10 @@ class Metrics:
 
     def show(self, report: RunReport) -> None:
         """Take over what a new report says."""
+        for site in report.roster:
+            self._present.labels(site)  # a site that never came is shown, too
+        self._over.set(report.outcome is not None)
+        self._failed.set(report.outcome == Outcome.FAILED.value)
         scored = [entry for entry in report.rounds if entry.dice is not None]
         if scored and scored[-1].dice is not None and scored[-1].worst_dice is not None:
             self._dice.set(scored[-1].dice)
@@ -66,27 +73,17 @@ class Metrics:
             self._seconds.set(done[-1].seconds)
             self._bytes.set(sum(done[-1].bytes_up.values()))
 
+    def watch(self, state: Path, expiry: Callable[[], float]) -> None:
+        """Show what nobody tells: it is looked up whenever the metrics are read.
 
-@contextmanager
-def served(metrics: Metrics, port: int | None, host: str = LOOPBACK) -> Iterator[int | None]:
-    """Serve the metrics while the block runs; gives the bound port.
-
-    Raises:
-        PortInUse: another process has the port.
-        ConfigError: ``host`` is not an address or a name of this machine.
-    """
-    if port is None:
-        yield None
-        return
-    try:
-        server, thread = start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise ConfigError(f"metrics cannot be served on {host}: {error.strerror}", cure="see --metrics-host") from error
-        raise PortInUse(f"port {port} for metrics is in use", cure="give another one with --metrics") from error
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        Args:
+            state: folder of the coordinator's state.
+            expiry: gives the Unix time at which the certificate in force expires.
+        """
+        gauges = {
+            "fedmentor_state_free_bytes": ("Room for state on its file system.", lambda: shutil.disk_usage(state).free),
+            "fedmentor_state_size_bytes": ("Size of the state's file system.", lambda: shutil.disk_usage(state).total),
+            "fedmentor_certificate_expiry_seconds": ("Unix time at which the certificate expires.", expiry),
+        }
+        for name, (what, look_up) in gauges.items():
+            Gauge(name, what, registry=self.registry).set_function(look_up)

@@ -35,6 +35,7 @@ from fedmentor.errors import (
 from fedmentor.federation import Offset, UpdateHeader, UpdateState
 from fedmentor.identity.credentials import peer_of_client
 from fedmentor.ids import SiteId
+from fedmentor.protocol import check_node
 from fedmentor.wire import codec
 from fedmentor.wire.channel import SERVER_OPTIONS
 from fedmentor.wire.status import INTERNAL_SENTENCE, status_of, trailing_metadata
@@ -105,9 +106,11 @@ class Servicer(FederationServicer):
 
     async def Follow(self, request: pb.FollowRequest, context: Context) -> None:  # type: ignore[override] # noqa: N802 - see above; the proto's name
         """See federation.proto."""
-        async with self._answering("Follow", context) as site, aclosing(self._service.follow(site, request.software)) as directives:
-            async for directive in directives:
-                await context.write(codec.directive_to_wire(directive))
+        async with self._answering("Follow", context) as site:
+            check_node(request.protocol)
+            async with aclosing(self._service.follow(site, request.software)) as directives:
+                async for directive in directives:
+                    await context.write(codec.directive_to_wire(directive))
 
     async def FetchModel(self, request: pb.FetchModelRequest, context: Context) -> None:  # type: ignore[override] # noqa: N802 - see above; the proto's name
         """See federation.proto."""

@@ -28,6 +28,8 @@ BUNDLED = (
     "deploy/containers.py",
     "deploy/engine.py",
     "deploy/images.py",
+    "deploy/monitoring/alerts.yml",
+    "deploy/monitoring/prometheus.yml",
     "deploy/prometheus.yml",
     "deploy/systemd/fedmentor-node.service",
 )

@@ -1,10 +1,10 @@
 """The federation of deploy/compose.yaml from one command: build the images, bring it up and watch it, take it down.
 
-Usage: python deploy/containers.py images | up | down | logs | token
+Usage: python deploy/containers.py images | up | down | logs | token | certificate
 
 Needs a container engine and Compose, and nothing beside Python's own library: ``make up`` works without an environment.
-Settings come from the environment: DATA, ROUNDS, and the FEDMENTOR_... variables of compose.yaml; FEDMENTOR_PROJECT names the
-containers, FEDMENTOR_TAG images that are not built but here already, FEDMENTOR_RESULTS the folder for what comes out.
+Settings come from the environment: DATA, ROUNDS, MONITORING, and the FEDMENTOR_... variables of compose.yaml; FEDMENTOR_PROJECT
+names the containers, FEDMENTOR_TAG images that are not built but here already, FEDMENTOR_RESULTS the folder for what comes out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import EXIT_INTERRUPTED, EXIT_PEER, EXIT_POLICY, EXIT_USAGE, ROOT, Fault, docker, say
-from images import build, print_sizes, provide
+from images import build, print_sizes, provide, provide_prometheus
 
 ONE_SHOT = ("registrar", "data", "distil", "plan")
 STEPS_TOLD = {"registrar": "certificates", "data": "data dealt", "distil": "student distilled", "plan": "manifest written"}
@@ -44,6 +44,7 @@ class Federation:
         project: name before those of containers, networks and volumes.
         data: folder of images, or empty for phantoms.
         results: where report and model are copied to.
+        monitoring: whether Prometheus is started, too.
     """
 
     compose: tuple[str, ...]
@@ -51,13 +52,16 @@ class Federation:
     data: str
     results: Path
     environment: dict[str, str] = field(repr=False, default_factory=dict)
+    monitoring: bool = False
 
     def command(self, *arguments: str) -> list[str]:
         """A Compose command line."""
         files = ["-f", str(ROOT / "deploy" / "compose.yaml")]
         if self.data:
             files += ["-f", str(ROOT / "deploy" / "compose.data.yaml")]
-        return [*self.compose, "-p", self.project, *files, *arguments]
+        # What another call started is shown and removed, too.
+        profile = ["--profile", "monitoring"] if self.monitoring or "up" not in arguments else []
+        return [*self.compose, "-p", self.project, *files, *profile, *arguments]
 
     def states(self) -> dict[str, tuple[str, str]]:
         """State and status of each service's container, e.g. ``("running", "Up 3 seconds (healthy)")``."""
@@ -90,7 +94,7 @@ class Federation:
 
 def main(arguments: list[str]) -> int:
     """Do one thing and give the exit code."""
-    actions = {"images": images, "up": up, "down": down, "logs": logs, "token": token}
+    actions = {"images": images, "up": up, "down": down, "logs": logs, "token": token, "certificate": certificate}
     if len(arguments) != 1 or arguments[0] not in actions:
         sys.stderr.write(f"usage: containers.py {' | '.join(actions)}\n")
         return EXIT_USAGE
@@ -125,7 +129,8 @@ def find_federation() -> Federation:
     if os.environ.get("ROUNDS"):
         environment["FEDMENTOR_ROUNDS"] = os.environ["ROUNDS"]
     results = Path(os.environ.get("FEDMENTOR_RESULTS") or ROOT / "runs" / "up")
-    return Federation(find_compose(), os.environ.get("FEDMENTOR_PROJECT") or "fedmentor", data, results, environment)
+    project, monitoring = os.environ.get("FEDMENTOR_PROJECT") or "fedmentor", bool(os.environ.get("MONITORING"))
+    return Federation(find_compose(), project, data, results, environment, monitoring)
 
 
 def find_compose() -> tuple[str, ...]:
@@ -154,6 +159,8 @@ def up(federation: Federation) -> None:
     """
     federation.results.mkdir(parents=True, exist_ok=True)
     provide(federation.results)
+    if federation.monitoring:
+        provide_prometheus()
     log = federation.results / "compose.log"
     with log.open("wb") as output:
         starting = subprocess.Popen(
@@ -200,9 +207,15 @@ def watch(federation: Federation, starting: subprocess.Popen[bytes], log: Path) 
 def news(states: dict[str, tuple[str, str]]) -> list[str]:
     """What can be said of the services' states."""
     lines = [STEPS_TOLD[name] for name in ONE_SHOT if states.get(name, ("", ""))[1].startswith("Exited (0)")]
-    lines += [f"{name} is ready" for name in ("teacher", "coordinator") if "(healthy)" in states.get(name, ("", ""))[1]]
+    ready = {"teacher": "teacher is ready", "coordinator": f"coordinator is ready; {dashboard()} shows the run"}
+    lines += [line for name, line in ready.items() if "(healthy)" in states.get(name, ("", ""))[1]]
     lines += [f"{name} is not well; make logs says why" for name in ailing(states)]
     return lines
+
+
+def dashboard() -> str:
+    """Address of the page that shows the run; its metrics lie beside it."""
+    return f"http://127.0.0.1:{os.environ.get('FEDMENTOR_METRICS_PORT') or '9464'}/"
 
 
 def ailing(states: dict[str, tuple[str, str]]) -> list[str]:
@@ -230,7 +243,7 @@ def refuse_taken_port(compose_said: str) -> None:
     """Raise a Fault where the engine could not have a port."""
     taken = re.search(r"127\.0\.0\.1:(\d+)(?: failed)?: (?:bind: address already in use|port is already allocated)", compose_said)
     if taken:
-        cure = "give another one with FEDMENTOR_TEACHER_PORT or FEDMENTOR_METRICS_PORT"
+        cure = "give another one with FEDMENTOR_TEACHER_PORT, FEDMENTOR_METRICS_PORT or FEDMENTOR_PROMETHEUS_PORT"
         raise Fault(f"error: port {taken[1]} on 127.0.0.1 is taken\n  try: {cure}")
 
 
@@ -275,11 +288,14 @@ def take_results(federation: Federation, report: dict[str, Any]) -> None:
 def tell_where(federation: Federation) -> None:
     """Where everything is."""
     teacher = os.environ.get("FEDMENTOR_TEACHER_PORT") or "8085"
-    metrics = os.environ.get("FEDMENTOR_METRICS_PORT") or "9464"
     say("the run is complete; the federation stays up")
     say(f"  model and report   {federation.results / 'model'}, {federation.results / 'report.json'}")
-    say(f"  teacher            http://127.0.0.1:{teacher}/predictions/teacher   (its token: make token)")
-    say(f"  metrics            http://127.0.0.1:{metrics}/metrics")
+    say(f"  teacher            https://127.0.0.1:{teacher}/predictions/teacher   (make token, make certificate)")
+    say(f"  dashboard          {dashboard()}")
+    say(f"  metrics            {dashboard()}metrics")
+    if federation.monitoring:
+        prometheus = os.environ.get("FEDMENTOR_PROMETHEUS_PORT") or "9090"
+        say(f"  alerts             http://127.0.0.1:{prometheus}/alerts")
     say("  make logs shows what every service says; make down removes containers, networks and volumes")
 
 
@@ -309,6 +325,18 @@ def token(federation: Federation) -> None:
     if content is None:
         raise Fault("error: no teacher is up\n  try: make up", EXIT_PEER)
     say(json.loads(content)["inference"]["key"])
+
+
+def certificate(federation: Federation) -> None:
+    """Print the certificate by which the teacher is known.
+
+    Raises:
+        Fault: no teacher is up.
+    """
+    content = federation.file("teacher", "/teacher/tls-certificate.pem")
+    if content is None:
+        raise Fault("error: no teacher is up\n  try: make up", EXIT_PEER)
+    say(content.decode().strip())
 
 
 if __name__ == "__main__":

@@ -57,6 +57,23 @@ def provide(logs: Path) -> None:
             raise Fault(f"{built_for}\n  try: make images on this machine")
 
 
+def provide_prometheus() -> None:
+    """See that the image of the profile ``monitoring`` is here, or have it fetched.
+
+    Raises:
+        Fault: it cannot be had.
+    """
+    compose = ROOT / "deploy" / "compose.yaml"
+    image = os.environ.get("FEDMENTOR_PROMETHEUS_IMAGE") or _first(r"FEDMENTOR_PROMETHEUS_IMAGE:-([^}]+)}", compose)
+    if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0:
+        return
+    try:
+        docker("pull", image)
+    except Fault as fault:
+        cure = "docker load it, or name one that is here with FEDMENTOR_PROMETHEUS_IMAGE"
+        raise Fault(f"{fault}\nerror: the image {image} is not here and cannot be fetched\n  try: {cure}") from fault
+
+
 def print_sizes() -> None:
     """A table of the images' sizes, with and without their base."""
     base = image_bytes(os.environ.get("BASE_IMAGE") or base_image())

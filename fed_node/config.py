@@ -12,7 +12,7 @@ from fed_node.data.export_rules import ExportRules
 from fed_node.rules import PlanLimits
 from fedmentor.errors import ConfigError
 from fedmentor.ids import SiteId, site_id
-from fedmentor.settings import Fault, first_fault, read_toml
+from fedmentor.settings import Fault, beside, first_fault, read_toml
 
 
 def _site(text: str) -> SiteId:
@@ -117,6 +117,9 @@ class NodeConfig(BaseModel):
         )
 
 
+_PATHS = ("certificates", "data", "state", "ledger_anchor")
+
+
 def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
     """Settings from a file and from arguments; an argument that is not None wins.
 
@@ -125,20 +128,12 @@ def node_config(file: Path | None, arguments: Mapping[str, Any]) -> NodeConfig:
     Raises:
         ConfigError: names the first missing, unknown or wrong setting.
     """
-    values = _from_file(file) if file is not None else {}
+    values = {} if file is None else beside(file, read_toml(file), _PATHS)
     values |= {name: value for name, value in arguments.items() if value is not None}
     try:
         return NodeConfig.model_validate(values)
     except ValidationError as error:
         raise _refusal(first_fault(error), file) from error
-
-
-def _from_file(file: Path) -> dict[str, Any]:
-    values = read_toml(file)
-    for name in ("certificates", "data", "state", "ledger_anchor"):
-        if isinstance(values.get(name), str):
-            values[name] = file.resolve().parent / values[name]
-    return values
 
 
 def _refusal(fault: Fault, file: Path | None) -> ConfigError:

@@ -32,6 +32,7 @@ from fedmentor.federation import (
 from fedmentor.identity.credentials import peer_of_certificate
 from fedmentor.identity.names import coordinator_host
 from fedmentor.link import DirectiveStream
+from fedmentor.protocol import PROTOCOL
 from fedmentor.wire import codec
 from fedmentor.wire.channel import Credentials, client_channel
 from fedmentor.wire.status import error_from_call
@@ -76,7 +77,8 @@ class GrpcLink:
         """See CoordinatorLink. A stream is opened where there is none, or none that is wanted any more: older channels close."""
         self._close_outlived()
         with self._calls() as stub:
-            return _GrpcStream(stub.Follow(pb.FollowRequest(software=f"fedmentor {__version__}"), timeout=STREAM_SECONDS))
+            request = pb.FollowRequest(software=f"fedmentor {__version__}", protocol=PROTOCOL)
+            return _GrpcStream(stub.Follow(request, timeout=STREAM_SECONDS))
 
     def fetch_model(self, model: ModelRef) -> bytes:
         """See CoordinatorLink; goes on from the last byte where a transfer broke."""

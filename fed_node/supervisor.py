@@ -1,68 +1,30 @@
-"""Telling systemd how the node is: ready, at work, alive, stopping (sd_notify(3)); does nothing where nobody listens.
-
-Twenty lines of protocol are no reason for a dependency: one datagram of ``KEY=VALUE`` lines to the socket in $NOTIFY_SOCKET.
-"""
+"""What systemd is told of a node: ready once it has joined a run, and a line of status for each event."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Mapping
-from contextlib import suppress
-
-from fed_node.events import DataRead, Delivered, Joined, LinkLost, RunOver, Scored, SessionEvent, Skipped, Trained, Waiting
-from fedmentor.clock import Clock
-from fedmentor.text import one_line
-
-READY, STOPPING, ALIVE = "READY=1", "STOPPING=1", "WATCHDOG=1"
-
-PINGS_AN_INTERVAL = 2
-"""systemd ends a service that has been silent for the whole interval; sd_watchdog_enabled(3) advises half of it."""
-
-
-class Supervisor:
-    """The line to systemd.
-
-    Args:
-        environment: with NOTIFY_SOCKET, and WATCHDOG_USEC and WATCHDOG_PID where signs of life are wanted.
-        clock: for the time between these.
-        process: id of this process; systemd may mean another one.
-    """
-
-    def __init__(self, environment: Mapping[str, str], clock: Clock, process: int) -> None:
-        path = environment.get("NOTIFY_SOCKET", "")
-        # A leading @ stands for the zero byte of Linux's abstract sockets.
-        self._path = f"\0{path[1:]}" if path.startswith("@") else path
-        self._clock = clock
-        wanted = environment.get("WATCHDOG_PID", str(process)) == str(process)
-        interval = environment.get("WATCHDOG_USEC", "") if wanted else ""
-        self._every_s = int(interval) / 1e6 / PINGS_AN_INTERVAL if interval.isdigit() else 0.0
-        self._next_s = clock.monotonic_s()
-
-    def tell(self, *lines: str) -> None:
-        """Send one message; a supervisor that is away or slow does not matter to the node."""
-        if not self._path:
-            return
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as line:
-            line.sendto("\n".join(lines).encode(), self._path)
-
-    def alive(self) -> None:
-        """Called wherever the node makes progress: a node that hangs falls silent."""
-        now_s = self._clock.monotonic_s()
-        if self._every_s and now_s >= self._next_s:
-            self._next_s = now_s + self._every_s
-            self.tell(ALIVE)
-
-    def observe(self, event: SessionEvent) -> None:
-        """See fed_node.events.Observer: ready once the node has joined a run, and a line of status for each event."""
-        status = status_of(event)
-        if status:
-            self.tell(*([READY] if isinstance(event, Joined) else []), f"STATUS={one_line(status)}")
+from fed_node.events import (
+    DataRead,
+    Delivered,
+    Joined,
+    LinkLost,
+    Observer,
+    RunOver,
+    Scored,
+    SessionEvent,
+    Skipped,
+    Trained,
+    Waiting,
+)
+from fedmentor.supervisor import Supervisor
 
 
-def supervisor(clock: Clock) -> Supervisor:
-    """The one of this process, from its environment."""
-    return Supervisor(os.environ, clock, os.getpid())
+def told(service: Supervisor) -> Observer:
+    """An observer that tells the supervisor."""
+
+    def observe(event: SessionEvent) -> None:
+        service.status(status_of(event), ready=isinstance(event, Joined))
+
+    return observe
 
 
 def status_of(event: SessionEvent) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-_FAILING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_FAILING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def disk_failed(error: OSError) -> bool:

@@ -20,6 +20,7 @@ from fedmentor.models import PrivacySpent, canonical_json
 from fedmentor.modes import check_modes
 from fedmentor.privacy.central import CentralPrivacyPlan
 from fedmentor.privacy.plan import PrivacyPlan
+from fedmentor.protocol import NEW_KIT
 from fedmentor.robust import RobustPlan
 from fedmentor.secagg.plan import Group, SecurePlan, groups_of
 from fedmentor.secagg.ring import Ring
@@ -212,6 +213,8 @@ def manifest_from_bytes(data: bytes) -> RunManifest:
         return RunManifest.model_validate_json(data)
     except ValidationError as error:
         fault = first_fault(error)
+        if fault.kind == "extra_forbidden":
+            raise ConfigError(f"this FedMentor does not know {fault.name!r} in the run manifest", cure=NEW_KIT) from error
         raise ConfigError(f"the run manifest is wrong at {fault.name!r}: {fault.message}") from error
 
 

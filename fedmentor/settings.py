@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,9 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read as TOML: it is not UTF-8", cure="give a TOML file") from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of thousands of brackets
         raise ConfigError(f"{file} is not TOML: {error}") from error
+
+
+def beside(file: Path, values: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A file's settings with its ``paths`` taken relative to the file."""
+    folder = file.resolve().parent
+    return {name: folder / value if name in paths and isinstance(value, str) else value for name, value in values.items()}

@@ -112,6 +112,18 @@ def show(report: Path, *, as_json: bool) -> None:
     _show(load_report(report), as_json=as_json)
 
 
+@study.command()
+@click.argument("report", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="SVG file to write.")
+def figure(report: Path, out: Path) -> None:
+    """Draw the learning curves of a REPORT (report.json) as a picture for a page, a slide or a paper."""
+    from study.report.figure import write_figures
+    from study.report.values import load_report
+
+    for path in write_figures(load_report(report), out):
+        click.echo(path)
+
+
 def _partition(choices: Mapping[str, Any]) -> PartitionPlan:
     """Options as a plan; click's ranges let NaN through.
 

@@ -18,7 +18,6 @@ from typing import TextIO
 
 from fedmentor.errors import FedMentorError, PeerUnreachable
 
-FEDMENTOR = (sys.executable, "-m", "fedmentor")
 STOP_GRACE_S = 10.0
 
 _POLL_S = 0.05
@@ -50,16 +49,21 @@ class Child:
         return ChildFailed(self.name, self.process.returncode, self.log)
 
 
+def fedmentor() -> tuple[str, ...]:
+    """This program as a child that does not outlive the calling process; see study.child."""
+    return sys.executable, "-m", "study.child", str(os.getpid())
+
+
 class Children:
     """The processes of one ``with children()`` block.
 
     Attributes:
-        program: what is started with each child's arguments.
+        program: what is started with each child's arguments; None for ``fedmentor`` itself.
         grace_s: how long a child may take to end after SIGTERM before its group is killed.
     """
 
-    def __init__(self, program: Sequence[str] = FEDMENTOR, grace_s: float = STOP_GRACE_S) -> None:
-        self.program = tuple(program)
+    def __init__(self, program: Sequence[str] | None = None, grace_s: float = STOP_GRACE_S) -> None:
+        self.program = tuple(program) if program else fedmentor()
         self.grace_s = grace_s
         self._running: list[Child] = []
 
@@ -98,7 +102,7 @@ class Children:
 
 
 @contextmanager
-def children(program: Sequence[str] = FEDMENTOR, grace_s: float = STOP_GRACE_S) -> Iterator[Children]:
+def children(program: Sequence[str] | None = None, grace_s: float = STOP_GRACE_S) -> Iterator[Children]:
     """A block in which processes may be started; all are stopped at its end, however it ends."""
     group = Children(program, grace_s)
     try:

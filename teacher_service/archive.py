@@ -17,6 +17,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from fedmentor.errors import ConfigError, DigestMismatch, ModelError
 from fedmentor.ids import Digest
+from teacher_service.compute import MAX_IMAGES_AT_ONCE
 from teacher_service.settings import MODEL_NAME
 from teacher_service.weights import file_sha256, weights_facts
 
@@ -45,26 +46,29 @@ _READ_BYTES = 1 << 20
 _BUILD = "build one with 'fedmentor teacher build'"
 
 
-def build_archive(weights: Path, target: Path) -> Path:
+def build_archive(weights: Path, target: Path, batch_images: int = BATCH_IMAGES) -> Path:
     """Pack converted weights.
 
     Args:
         weights: what ``fedmentor teacher convert`` wrote.
         target: the .mar file to write; an older one is replaced.
+        batch_images: requests handed to the worker together, 1 to MAX_IMAGES_AT_ONCE; a GPU encodes them together.
 
     Returns:
         ``target``.
 
     Raises:
         ModelError: not a converted file.
-        ConfigError: the archiver failed.
+        ConfigError: the archiver failed, or ``batch_images`` is out of range.
     """
+    if not 1 <= batch_images <= MAX_IMAGES_AT_ONCE:
+        raise ConfigError(f"batches of {batch_images} images are out of range", cure=f"give 1 to {MAX_IMAGES_AT_ONCE}")
     facts = weights_facts(weights)
     target = target.absolute()  # the archiver works in another folder
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".archive-", dir=target.parent) as temporary:
         folder = Path(temporary)
-        _stage(folder, weights, facts)
+        _stage(folder, weights, facts, batch_images)
         _run_archiver(folder)
         (folder / f"{MODEL_NAME}.mar").replace(target)
     return target
@@ -112,7 +116,7 @@ def _check_members(path: Path, archive: ZipFile) -> None:
     model = {**manifest["model"]} if isinstance(manifest, dict) and isinstance(manifest.get("model"), dict) else {}
     ours = {"handler": HANDLER_FILE, "modelName": MODEL_NAME, "configFile": MODEL_CONFIG_FILE, "modelVersion": "1.0"}
     code, config = archive.read(HANDLER_FILE), archive.read(MODEL_CONFIG_FILE)
-    if model != ours or code != _handler_source() or config != model_config().encode():
+    if model != ours or code != _handler_source() or config not in _KNOWN_CONFIGS:
         raise ModelError(f"{path} holds other code or settings than this version's", cure=_BUILD)
 
 
@@ -124,11 +128,11 @@ def _handler_source() -> bytes:
     return Path(__file__).with_name(HANDLER_FILE).read_bytes()
 
 
-def _stage(folder: Path, weights: Path, facts: Mapping[str, str]) -> None:
+def _stage(folder: Path, weights: Path, facts: Mapping[str, str], batch_images: int) -> None:
     (folder / WEIGHTS_FILE).symlink_to(weights.resolve())
     (folder / CONFIG_FILE).write_text(json.dumps({**facts, "weights_sha256": file_sha256(weights)}, indent=1))
     (folder / HANDLER_FILE).symlink_to(Path(__file__).with_name(HANDLER_FILE))
-    (folder / MODEL_CONFIG_FILE).write_text(model_config())
+    (folder / MODEL_CONFIG_FILE).write_text(model_config(batch_images))
 
 
 def _run_archiver(folder: Path) -> None:
@@ -151,13 +155,16 @@ def _run_archiver(folder: Path) -> None:
         raise ConfigError(f"torch-model-archiver failed: {last_line[:200]}", cure="check that the disk has room for the archive")
 
 
-def model_config() -> str:
+def model_config(batch_images: int = BATCH_IMAGES) -> str:
     """model-config.yaml: one worker, because its embedding cache is its own and requests are not sticky."""
     return (
         "minWorkers: 1\n"
         "maxWorkers: 1\n"
-        f"batchSize: {BATCH_IMAGES}\n"
+        f"batchSize: {batch_images}\n"
         f"maxBatchDelay: {BATCH_DELAY_MS}\n"
         f"responseTimeout: {RESPONSE_SECONDS}\n"
         f"startupTimeout: {STARTUP_SECONDS}\n"
     )
+
+
+_KNOWN_CONFIGS = frozenset(model_config(images).encode() for images in range(1, MAX_IMAGES_AT_ONCE + 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from PIL import Image
 from fedmentor.errors import ConfigError, DataError, EmptyDataset, LimitExceeded, PromptRefused, UnreadableImage
 from fedmentor.teacher.cache import CachedTeacher, FolderStore
 from fedmentor.teacher.client import TeacherClient
-from fedmentor.teacher.contract import Pixels, Prompt, image_digest
+from fedmentor.teacher.contract import Pixels, image_digest
 from fedmentor.teacher.images import MAX_IMAGE_BYTES, read_image
-from fedmentor.teacher.prompts import AUTOMATIC
-from fedmentor.teacher.question import Question, Wish
+from fedmentor.teacher.question import DEFAULT_AUTO, Question, Wish
+from teacher_service.batch_prompts import IMAGES_FOLDER, PromptRule, prompt_rule
 from teacher_service.embedding_store import EmbeddingStore
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".npy")
@@ -34,7 +34,7 @@ class BatchOptions:
     """What is asked about every image.
 
     Attributes:
-        auto: name of an automatic prompt.
+        rule: what is asked.
         in_flight: questions to the teacher at a time.
         keep_colour: ask about colour as colour; a student's images are grey.
 
@@ -42,13 +42,11 @@ class BatchOptions:
         ConfigError: out of range.
     """
 
-    auto: str = "central"
+    rule: PromptRule = field(default_factory=lambda: prompt_rule(DEFAULT_AUTO))
     in_flight: int = 2
     keep_colour: bool = False
 
     def __post_init__(self) -> None:
-        if self.auto not in AUTOMATIC:
-            raise ConfigError(f"{self.auto[:40]!r} is not an automatic prompt", cure=f"use one of {', '.join(AUTOMATIC)}")
         if not 1 <= self.in_flight <= 64:
             raise ConfigError(f"{self.in_flight} questions at a time are out of range", cure="give 1 to 64")
 
@@ -78,7 +76,7 @@ def pictures_of(folder: Path) -> list[Path]:
     Raises:
         EmptyDataset: none.
     """
-    images = folder / "images"
+    images = folder / IMAGES_FOLDER
     root = images if images.is_dir() else folder
     found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
@@ -138,7 +136,7 @@ class Batch:
 
     def _label(self, path: Path) -> None:
         pixels = self._read(path)
-        prompt = Prompt(AUTOMATIC[self._options.auto]((pixels.shape[0], pixels.shape[1])))
+        prompt = self._options.rule.prompt(path, (pixels.shape[0], pixels.shape[1]))
         self._cached.soften(pixels, prompt)
         if self._embeddings is None:
             return

@@ -38,6 +38,9 @@ class EmbeddingCache:
         """Bytes in use; never over the limit."""
         return self._held_bytes
 
+    def __contains__(self, image: Digest) -> bool:
+        return image in self._held
+
     def get(self, image: Digest) -> Seen | None:
         """What is kept of a picture, or None."""
         found = self._held.get(image)

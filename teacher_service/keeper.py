@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedmentor.teacher.endpoint import STATE_FILE
-from teacher_service.settings import CONSOLE_LOG, HOST, KEY_FILE, LOG_FOLDER, TEMPORARY_FOLDER
+from teacher_service.settings import CONSOLE_LOG, HOST, KEY_FILE, LOG_FOLDER, STOPPING_FILE, TEMPORARY_FOLDER
 
 PLAN_FILE = "launch.json"
 SERVER_DIED = 1
@@ -244,7 +244,7 @@ def _forget(run_folder: Path) -> None:
 
 
 def _clean(run_folder: Path) -> None:
-    for name in (STATE_FILE, KEY_FILE, PLAN_FILE):
+    for name in (STATE_FILE, KEY_FILE, PLAN_FILE, STOPPING_FILE):
         (run_folder / name).unlink(missing_ok=True)
     shutil.rmtree(run_folder / TEMPORARY_FOLDER, ignore_errors=True)
 

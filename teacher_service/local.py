@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedmentor.errors import PromptRefused, UnknownImage
+from fedmentor.errors import ConfigError, PromptRefused, UnknownImage
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import (
     Answer,
@@ -25,6 +27,7 @@ from fedmentor.teacher.contract import (
     image_digest,
 )
 from fedmentor.teacher.images import check_pixels
+from teacher_service.compute import FLOAT32, ON_CPU, Compute
 from teacher_service.convert import convert_bundled
 from teacher_service.embedding_store import EmbeddingStore
 from teacher_service.embeddings import EmbeddingCache, Seen
@@ -50,22 +53,30 @@ class LocalTeacher:
 
     Args:
         weights: of a known architecture.
-        device: where to compute.
+        compute: where and how.
         cache_bytes: of embeddings in memory.
         kept: embeddings on disk, read before anything is encoded and written after it; None for none.
+
+    Raises:
+        WrongArchitecture: the weights do not fit.
+        ConfigError: there is no such device here.
     """
 
     def __init__(
         self,
         weights: Weights,
         *,
-        device: str = "cpu",
+        compute: Compute = ON_CPU,
         cache_bytes: int = EMBEDDING_CACHE_BYTES,
         kept: EmbeddingStore | None = None,
     ) -> None:
+        _check_device(compute.device)
         self._architecture = architecture(weights.architecture)
-        self._network = self._architecture.build(weights.tensors, device)
-        self._card = self._architecture.card(weights.digest)
+        network = self._architecture.build(weights.tensors, compute.device)
+        self._network = replace(network, half=None if compute.precision == FLOAT32 else getattr(torch, compute.precision))
+        card = self._architecture.card(weights.digest)
+        self._card = replace(card, preprocessing=card.preprocessing + compute.mark)
+        self._images_at_once = compute.images_at_once
         self._embeddings = EmbeddingCache(cache_bytes)
         self._kept = kept
         self._lock = threading.Lock()
@@ -87,6 +98,20 @@ class LocalTeacher:
         """See Foundation."""
         with self._lock:
             return self._known(image).size
+
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """See Foundation: encodes ``images_at_once`` together, where that is more than one."""
+        if self._images_at_once == 1:
+            return
+        with self._lock:
+            new = [
+                (name, pixels) for name, pixels in {image_digest(each): each for each in images}.items() if not self._holds(name)
+            ]
+            for first in range(0, len(new), self._images_at_once):
+                some = new[first : first + self._images_at_once]
+                prepared = np.stack([self._architecture.preprocessing.image(pixels) for _name, pixels in some])
+                for (name, pixels), embedding in zip(some, self._network.encode(torch.from_numpy(prepared)).split(1), strict=True):
+                    self._keep(name, Seen(embedding.clone(), (pixels.shape[0], pixels.shape[1])))
 
     def ask(self, image: Pixels | Digest, prompt: Prompt, extras: Extras) -> Answer:
         """See Foundation."""
@@ -141,24 +166,28 @@ class LocalTeacher:
         return seen
 
     def _embed(self, pixels: Pixels | None, image: Digest) -> tuple[torch.Tensor, bool]:
+        """The embedding, and whether it was there already."""
         if pixels is None:
             return self._known(image).embedding, True
-        seen = self._embeddings.get(image)
-        if seen is not None:
+        if (seen := self._embeddings.get(image)) is not None:
             return seen.embedding, True
-        embedding, cached = self._encode(pixels, image)
-        self._embeddings.put(image, Seen(embedding, (pixels.shape[0], pixels.shape[1])))
-        return embedding, cached
-
-    def _encode(self, pixels: Pixels, image: Digest) -> tuple[torch.Tensor, bool]:
-        """From the disk where it lies there, else by the network."""
+        size = (pixels.shape[0], pixels.shape[1])
         if self._kept is not None and (known := self._kept.get(image, self._card)) is not None:
-            return torch.from_numpy(known)[None].to(self._network.position.device), True
-        prepared = torch.from_numpy(self._architecture.preprocessing.image(pixels))[None]
-        embedding = self._network.encode(prepared)
-        if self._kept is not None:
-            self._kept.put(image, self._card, _float32(embedding[0]))
+            embedding = torch.from_numpy(known)[None].to(self._network.position.device)
+            self._embeddings.put(image, Seen(embedding, size))
+            return embedding, True
+        embedding = self._network.encode(torch.from_numpy(self._architecture.preprocessing.image(pixels))[None])
+        self._keep(image, Seen(embedding, size))
         return embedding, False
+
+    def _holds(self, image: Digest) -> bool:
+        return image in self._embeddings or (self._kept is not None and self._kept.has(image, self._card))
+
+    def _keep(self, image: Digest, seen: Seen) -> None:
+        """In memory, and on the disk where that is wanted."""
+        self._embeddings.put(image, seen)
+        if self._kept is not None:
+            self._kept.put(image, self._card, _float32(seen.embedding[0]))
 
     def _decode(
         self, embedding: torch.Tensor, objects: tuple[ObjectPrompt, ...], size: tuple[int, int]
@@ -194,21 +223,36 @@ def _float32(values: torch.Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def local_teacher(weights: Path | None = None, *, device: str = "cpu", embeddings: Path | None = None) -> LocalTeacher:
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        raise ConfigError(
+            f"{device[:40]!r} is no device that this machine computes on", cure="use cpu, or cuda with a GPU"
+        ) from error
+
+
+def local_teacher(
+    weights: Path | None = None,
+    *,
+    compute: Compute = ON_CPU,
+    embeddings: Path | None = None,
+) -> LocalTeacher:
     """Load a teacher into this process.
 
     Args:
         weights: a file that ``fedmentor teacher convert`` wrote; None for the LiteMedSAM that comes with the installation.
-        device: where to compute, e.g. ``cpu`` or ``cuda:0``.
+        compute: where and how.
         embeddings: folder where embeddings are kept; None for memory only.
 
     Raises:
         ModelError: not a converted file, or one that fits no architecture.
+        ConfigError: there is no such device here.
     """
     kept = None if embeddings is None else EmbeddingStore(embeddings)
     if weights is not None:
-        return LocalTeacher(read_weights(weights), device=device, kept=kept)
+        return LocalTeacher(read_weights(weights), compute=compute, kept=kept)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         convert_bundled(path)
-        return LocalTeacher(read_weights(path), device=device, kept=kept)
+        return LocalTeacher(read_weights(path), compute=compute, kept=kept)

@@ -107,12 +107,20 @@ def read_request(fields: Fields) -> Request | Describe:
 
 
 def answer(teacher: Foundation, fields: Fields) -> Reply:
+    """Read one request and answer it.
+
+    Raises:
+        FedMentorError: the request is refused; see read_request and reply_to.
+    """
+    return reply_to(teacher, read_request(fields))
+
+
+def reply_to(teacher: Foundation, request: Request | Describe) -> Reply:
     """Answer one request.
 
     Raises:
-        FedMentorError: the request is refused; see read_request and Foundation.ask.
+        FedMentorError: the request is refused; see Foundation.ask.
     """
-    request = read_request(fields)
     if isinstance(request, Describe):
         return Reply(json.dumps(encode_card(teacher.card())).encode(), JSON_TYPE)
     card, wish = teacher.card(), request.question.wish

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedmentor.errors import ConfigError, FedMentorError, PortInUse, TeacherUnreachable
 from fedmentor.ids import Digest
@@ -37,13 +38,14 @@ from fedmentor.teacher.images import MIN_SIDE
 from fedmentor.teacher.payload import decode_error
 from fedmentor.teacher.prompts import whole_box
 from teacher_service import settings
-from teacher_service.archive import build_archive, check_archive
+from teacher_service.archive import BATCH_IMAGES, build_archive, check_archive
+from teacher_service.compute import FLOAT32, Compute
 from teacher_service.convert import convert_bundled
 from teacher_service.java import find_java
 from teacher_service.keeper import Plan
 from teacher_service.ports import choose_ports
 from teacher_service.settings import Ports
-from teacher_service.tls import write_certificate
+from teacher_service.tls import provide_certificate
 
 LOCK_FILE = "lock"
 
@@ -74,9 +76,11 @@ class ServerConfig:
             (0.0.0.0) of a container on a private network.
         threads: arithmetic threads of the worker. One where a student trains on the same cores.
         heap_mb: heap of the Java front end.
-        tls: encrypt the inference doors with a certificate of their own, new with every start; then gRPC listens on ``host`` too.
+        tls: encrypt the inference doors with a certificate of their own (teacher_service.tls); then gRPC listens on ``host`` too.
         archive_sha256: what the archive must be; None for anything that this version would have built.
         embeddings: folder where embeddings are kept on disk, for servers to come; None for memory only.
+        precision: see teacher_service.compute.
+        batch_images: requests handed to the worker together; None for as many as the archive says.
         token_minutes: life of a token; it is renewed after half of it.
         startup_s: how long loading may take.
     """
@@ -92,6 +96,8 @@ class ServerConfig:
     tls: bool = False
     archive_sha256: Digest | None = None
     embeddings: Path | None = None
+    precision: str = FLOAT32
+    batch_images: int | None = None
 
 
 class Server:
@@ -131,7 +137,7 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """Let requests that are under way finish, then stop everything. May be called twice."""
+        """Drain, then stop everything. May be called twice."""
         if self.alive():
             drain(self.endpoint)
         _end_keeper(self._keeper)
@@ -155,7 +161,7 @@ def start(config: ServerConfig) -> Server:
     """Start a server and wait until it answers.
 
     Raises:
-        ConfigError: one runs in that folder already, or no Java.
+        ConfigError: one runs in that folder already, no Java, or half precision without a GPU.
         PortInUse: the port that was asked for belongs to another process.
         ModelError: the archive is none, or the worker refuses its weights.
         TeacherUnreachable: it did not come up in time.
@@ -164,6 +170,7 @@ def start(config: ServerConfig) -> Server:
     config = replace(config, run_folder=config.run_folder.absolute(), embeddings=embeddings)
     config.run_folder.mkdir(parents=True, exist_ok=True)
     config.run_folder.chmod(0o700)
+    Compute("cuda" if torch.cuda.is_available() else "cpu", config.precision)  # refused here rather than by the worker
     java = find_java()
     with _locked(config.run_folder) as lock:
         _lay_out(config)
@@ -180,7 +187,7 @@ def start(config: ServerConfig) -> Server:
 
 
 def stop(run_folder: Path) -> Endpoint:
-    """Stop the server of a run folder from another process, after requests that are under way.
+    """Stop the server of a run folder from another process, after draining it.
 
     Returns:
         Where it answered.
@@ -217,11 +224,15 @@ def is_running(run_folder: Path) -> bool:
 
 
 def drain(endpoint: Endpoint) -> None:
-    """Wait for requests that are under way: one worker answers in order, so a question of our own comes after them all."""
+    """Let what the worker has taken finish, and have what waits or still comes told to try again (503, ``stopping``).
+
+    One worker answers in order, so the answer to a question of our own comes after all that was asked before.
+    """
     with (
-        contextlib.suppress(FedMentorError),
+        contextlib.suppress(FedMentorError, OSError),
         TorchServeTeacher(endpoint, Patience(answer_s=_DRAIN_S, busy_s=0.0, absent_s=0.0, lost_s=0.0)) as client,
     ):
+        (endpoint.key_file.parent / settings.STOPPING_FILE).touch(mode=0o600)
         client.describe()
 
 
@@ -244,7 +255,7 @@ def _locked(run_folder: Path) -> Iterator[int]:
 def _lay_out(config: ServerConfig) -> None:
     """Make the run folder what a fresh server expects, whatever an earlier one left."""
     run_folder = config.run_folder
-    for name in (STATE_FILE, settings.KEY_FILE, settings.REFUSAL_FILE):
+    for name in (STATE_FILE, settings.KEY_FILE, settings.REFUSAL_FILE, settings.STOPPING_FILE):
         (run_folder / name).unlink(missing_ok=True)
     for name in (settings.TEMPORARY_FOLDER, settings.STORE_FOLDER):
         shutil.rmtree(run_folder / name, ignore_errors=True)
@@ -254,7 +265,7 @@ def _lay_out(config: ServerConfig) -> None:
     if config.archive is None:
         weights = run_folder / settings.TEMPORARY_FOLDER / "weights.safetensors"
         convert_bundled(weights)
-        build_archive(weights, packed)
+        build_archive(weights, packed, config.batch_images or BATCH_IMAGES)
         weights.unlink()
     else:
         check_archive(config.archive, config.archive_sha256)
@@ -275,7 +286,7 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
     (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, doors, config.token_minutes))
     if config.tls:
         names = sorted({settings.HOST, "localhost", socket.gethostname()})
-        write_certificate(run_folder, names, datetime.now(timezone.utc))
+        provide_certificate(run_folder, names, datetime.now(timezone.utc))
     temporary = run_folder / settings.TEMPORARY_FOLDER
     temporary.mkdir(exist_ok=True)  # an earlier try's keeper took it away
     short = short_name(temporary)
@@ -289,7 +300,7 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
     with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603  # our own module
             [sys.executable, "-m", "teacher_service.keeper", str(run_folder)],
-            env=settings.environment(os.environ, run_folder, config.threads, config.embeddings),
+            env=settings.environment(os.environ, run_folder, config.threads, config.embeddings, config.precision),
             stdin=subprocess.PIPE,  # its end is the keeper's sign that we are gone
             stdout=subprocess.DEVNULL,
             stderr=log,

@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 
 from fedmentor.teacher.images import MAX_IMAGE_BYTES
+from teacher_service.compute import FLOAT32
 from teacher_service.payload import MAX_ANSWER_BYTES
 
 HOST = "127.0.0.1"
@@ -29,8 +30,14 @@ RUN_FOLDER_VARIABLE = "FEDMENTOR_TEACHER_RUN"
 EMBEDDINGS_VARIABLE = "FEDMENTOR_TEACHER_EMBEDDINGS"
 """Environment variable that tells the worker where to keep embeddings on disk; unset for memory only."""
 
+PRECISION_VARIABLE = "FEDMENTOR_TEACHER_PRECISION"
+"""Environment variable that tells the worker how exactly to compute (teacher_service.compute); unset for float32."""
+
 REFUSAL_FILE = "refused.json"
 """Where, in the run folder, a worker that refuses its weights says why."""
+
+STOPPING_FILE = "stopping"
+"""In the run folder while a server is being stopped: its worker takes nothing more from the queue."""
 
 KEY_FILE = "key_file.json"
 PROPERTIES_FILE = "config.properties"
@@ -129,7 +136,9 @@ def command(java: Path, torchserve_home: Path, run_folder: Path, temporary: Path
     ]
 
 
-def environment(inherited: Mapping[str, str], run_folder: Path, threads: int, embeddings: Path | None = None) -> dict[str, str]:
+def environment(
+    inherited: Mapping[str, str], run_folder: Path, threads: int, embeddings: Path | None = None, precision: str = FLOAT32
+) -> dict[str, str]:
     """The environment of the server and its worker; settings of another TorchServe are left behind."""
     kept = {name: value for name, value in inherited.items() if not name.startswith("TS_") and name != EMBEDDINGS_VARIABLE}
     temporary = str(run_folder / TEMPORARY_FOLDER)
@@ -140,6 +149,7 @@ def environment(inherited: Mapping[str, str], run_folder: Path, threads: int, em
         "LOG_LOCATION": str(run_folder / LOG_FOLDER),
         "METRICS_LOCATION": str(run_folder / LOG_FOLDER),
         RUN_FOLDER_VARIABLE: str(run_folder),
+        PRECISION_VARIABLE: precision,
         **({} if embeddings is None else {EMBEDDINGS_VARIABLE: str(embeddings)}),
         "OMP_NUM_THREADS": str(threads),
         # Waiting OpenMP threads sleep instead of spinning: spinning made two threads slower than one on shared cores.

@@ -1,4 +1,6 @@
-"""A certificate for a teacher's doors: self-signed, RSA because TorchServe takes nothing else, new with every start.
+"""A certificate for a teacher's doors: self-signed, RSA because TorchServe takes nothing else.
+
+It outlives a restart, so that clients who hold it need no new one; a start in the second half of its life makes the next one.
 
 Clients trust it by its file (``ca_file`` in the run folder's teacher.json). Where a hospital has its own authority, put a gateway
 with its certificate in front instead: TorchServe's REST door speaks TLS 1.2 with an old cipher suite (RSA, AES-128-CBC, SHA-1).
@@ -23,14 +25,31 @@ _DAYS = 30
 _RSA_BITS = 3072
 
 
-def write_certificate(folder: Path, names: Sequence[str], now: dt.datetime) -> None:
-    """Write CERTIFICATE_PEM and KEY_PEM (for the owner only).
+def provide_certificate(folder: Path, names: Sequence[str], now: dt.datetime) -> None:
+    """Write CERTIFICATE_PEM and KEY_PEM (for the owner only), unless those of an earlier start still do.
 
     Args:
         folder: of the server.
         names: host names and IP addresses under which clients reach it.
-        now: the certificate holds from a minute before that, for 30 days.
+        now: a new certificate holds from a minute before that, for 30 days.
     """
+    if not _does(folder, names, now):
+        _write_certificate(folder, names, now)
+
+
+def _does(folder: Path, names: Sequence[str], now: dt.datetime) -> bool:
+    """Whether there are certificate and key that belong together, for these names and for another half of their life."""
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE_PEM).read_bytes())
+        key = serialization.load_pem_private_key((folder / KEY_PEM).read_bytes(), None)
+        named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, TypeError, x509.ExtensionNotFound):
+        return False
+    lives = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - dt.timedelta(days=_DAYS / 2)
+    return lives and list(named) == [_general_name(name) for name in names] and key.public_key() == certificate.public_key()
+
+
+def _write_certificate(folder: Path, names: Sequence[str], now: dt.datetime) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedMentor teacher")])
     certificate = (

@@ -30,7 +30,9 @@ IN_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.command()
 @click.argument("data", type=IN_FOLDER, metavar="DATA")
 @click.option("--out", required=True, type=FOLDER, help="Folder for model.safetensors and model.json.")
-@click.option("--prompt", metavar="KIND|FILE.csv", help="central, lungs, mask, or a file with id,x0,y0,x1,y1.  [default: central]")
+@click.option(
+    "--prompt", metavar="KIND|FILE", help="central, lungs, whole, mask, mask:PIXELS, or a .csv or .jsonl table.  [default: central]"
+)
 @click.option("--alpha", type=float, help="Weight of the teacher where a mask is used too.  [default: 0.7]")
 @click.option("--temperature", type=float, help="Softens teacher and student in the loss.  [default: 2]")
 @click.option("--epochs", type=int, help="Passes over the images.  [default: 30]")
@@ -41,6 +43,7 @@ IN_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--state", type=click.Path(path_type=Path), metavar="FILE", help="teacher.json of a running teacher.")
 @click.option("--teacher-url", metavar="URL", help="A teacher elsewhere; needs --key-file.")
 @click.option("--key-file", type=IN_FILE, help="key_file.json of that teacher.")
+@click.option("--ca-file", type=IN_FILE, help="Certificate to trust, where that URL is https:// or grpcs://.")
 @click.option("--stored", is_flag=True, help="Learn from what 'fedmentor teacher batch' stored in the cache; ask nobody.")
 @click.option("--local-teacher", is_flag=True, help="Compute the teacher in this process, without a server.")
 @click.option("--cache", type=FOLDER, help="Folder of soft labels.  [default: ~/.cache/fedmentor/soft-labels]")
@@ -57,7 +60,7 @@ def distil(data: Path, out: Path, cache: Path | None, threads: int, *, as_json: 
     from fed_node.student import distil as distillation
     from fedmentor.teacher.cache import CachedTeacher, FolderStore, default_cache
 
-    where = {name: choices.pop(name) for name in ("state", "teacher_url", "key_file", "local_teacher")}
+    where = {name: choices.pop(name) for name in ("state", "teacher_url", "key_file", "ca_file", "local_teacher")}
     stored = choices.pop("stored")
     config = _config(choices)
     check_writable(out)
@@ -100,19 +103,23 @@ def _config(choices: dict[str, Any]) -> DistilConfig:
 def _stored(cache: Path, where: dict[str, Any]) -> Iterator[Teacher]:
     """The teacher whose answers lie in the cache."""
     if any(where.values()):
-        raise click.UsageError("--stored asks nobody: it excludes --state, --teacher-url, --key-file and --local-teacher")
+        raise click.UsageError("--stored asks nobody: it excludes every option that names a teacher")
     from fedmentor.teacher.cache import stored_teacher
 
     yield stored_teacher(cache)
 
 
 @contextmanager
-def _teacher(*, state: Path | None, teacher_url: str | None, key_file: Path | None, local_teacher: bool) -> Iterator[Teacher]:
+def _teacher(
+    *, state: Path | None, teacher_url: str | None, key_file: Path | None, ca_file: Path | None, local_teacher: bool
+) -> Iterator[Teacher]:
     """The one teacher that the options name; without any, the one that 'fedmentor teacher serve' started here."""
     if sum((state is not None, teacher_url is not None, local_teacher)) > 1:
         raise click.UsageError("--state, --teacher-url and --local-teacher exclude each other")
     if (teacher_url is None) != (key_file is None):
         raise click.UsageError("--teacher-url and --key-file go together")
+    if ca_file is not None and teacher_url is None:
+        raise click.UsageError("--ca-file is for the teacher of --teacher-url")
     if local_teacher:
         yield _local_teacher()
         return
@@ -120,7 +127,7 @@ def _teacher(*, state: Path | None, teacher_url: str | None, key_file: Path | No
     from fedmentor.teacher.endpoint import DEFAULT_RUN_FOLDER, STATE_FILE, Endpoint, read_endpoint
 
     if teacher_url is not None and key_file is not None:
-        endpoint = Endpoint(teacher_url, key_file)
+        endpoint = Endpoint(teacher_url, key_file, ca_file)
     else:
         folder = state or DEFAULT_RUN_FOLDER
         endpoint = read_endpoint(folder.parent if folder.name == STATE_FILE else folder)

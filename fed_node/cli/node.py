@@ -15,6 +15,7 @@ from fed_node.cli.check import check
 from fed_node.cli.checkpoint import checkpoint
 from fed_node.cli.ledger import ledger
 from fedmentor.cli.enrol import enrol_site, renew_site
+from fedmentor.cli.kit import unpack
 from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_POLICY
 from fedmentor.signals import ending_signals
 
@@ -34,6 +35,7 @@ def node() -> None:
 node.add_command(check)
 node.add_command(ledger)
 node.add_command(checkpoint)
+node.add_command(unpack)
 node.add_command(enrol_site)
 node.add_command(renew_site)
 
@@ -66,18 +68,19 @@ def run(config: Path | None, *, as_json: bool, **arguments: Any) -> int:
     # Heavy imports here: --help loads no grpc and no numpy.
     from fed_node.app import run_node
     from fed_node.config import node_config
-    from fed_node.supervisor import STOPPING, supervisor
+    from fed_node.supervisor import told
     from fedmentor.clock import SystemClock
     from fedmentor.federation import Outcome
+    from fedmentor.supervisor import STOPPING, supervisor
 
     settings = node_config(config, arguments)
     service = supervisor(SystemClock())
-    show = _observer(settings.site, settings.state, as_json=as_json)
+    tell, show = told(service), _observer(settings.site, settings.state, as_json=as_json)
     stop, busy = threading.Event(), threading.Event()
 
     def observe(event: SessionEvent) -> None:
         busy.set()
-        service.observe(event)
+        tell(event)
         show(event)
 
     with _signals(stop, busy, lambda: service.tell(STOPPING)):

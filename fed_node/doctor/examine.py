@@ -104,6 +104,8 @@ def data_findings(config: NodeConfig, scope: Scope, progress: Progress) -> list[
         return _dataset_findings(config.data, scope, progress)
     except DataError as error:
         return [fault_of(site_data.CHECK, error)]
+    except OSError as error:
+        return [site_data.closed(str(error.filename or config.data), error.strerror or type(error).__name__)]
 
 
 def network_findings(config: NodeConfig, now: datetime, outbox: OutboxFacts | None, scope: Scope) -> list[Finding]:

@@ -43,7 +43,7 @@ def dates(check: str, name: str, life: Lifetime, now: datetime, cure: str = RENE
     left = life.end - now
     what = f"{name} is valid until {life.end:%Y-%m-%d %H:%M} UTC"
     if left <= timedelta(0):
-        return fault(check, f"{name} expired on {life.end:%Y-%m-%d %H:%M} UTC", cure)
+        return fault(check, f"{name} expired on {life.end:%Y-%m-%d %H:%M} UTC", f"{cure}; check this machine's clock, too")
     if now < life.begin:
         return fault(check, f"{name} is not valid before {life.begin:%Y-%m-%d %H:%M} UTC", "check this machine's clock")
     if left < (life.end - life.begin) * RENEW_SHARE:

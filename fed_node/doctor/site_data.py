@@ -22,6 +22,11 @@ def counts(images: int, masks: int, patients: int) -> Finding:
     return good(CHECK, said)
 
 
+def closed(path: str, reason: str) -> Finding:
+    """Files that the node's user may not read, or cannot."""
+    return fault(CHECK, f"{path} cannot be read: {reason}", "let the node's user read the folder and all that is in it")
+
+
 def split(sides: Mapping[str, int]) -> Finding:
     """Whether there is something to train on and something to score on.
 

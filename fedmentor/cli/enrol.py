@@ -139,7 +139,7 @@ def _enrol(wish: _Wish) -> None:
     invite = None if wish.invite is None else _read_invite(wish.invite)
     place = _place(wish, invite)
     if wish.reply is not None:
-        reply = _read(wish.reply, MAX_REPLY_BYTES, "give the file that the registrar wrote")
+        reply = read_input(wish.reply, MAX_REPLY_BYTES, "give the file that the registrar wrote")
         _show_installed(place, install(place, reply, SystemClock().now(), wish.authority), as_json=wish.as_json)
         return
     asked = ask(place, hosts=wish.hosts, invite=invite, replace=wish.replace)
@@ -149,7 +149,7 @@ def _enrol(wish: _Wish) -> None:
         from fedmentor.identity.door_client import enrol_online
 
         reply = enrol_online(invite, asked.request, _address(wish.proxy))
-        _show_installed(place, install(place, reply, SystemClock().now()), as_json=wish.as_json)
+        _show_installed(place, install(place, reply, SystemClock().now(), fresh=True), as_json=wish.as_json)
         return
     file = asked.file if wish.out is None or str(wish.out) == "-" else wish.out
     if wish.as_json:
@@ -182,10 +182,15 @@ def _place(wish: _Wish, invite: Invite | None) -> Place:
 def _read_invite(path: Path) -> Invite:
     from fedmentor.identity.invite import MAX_INVITE_BYTES, invite_from_bytes
 
-    return invite_from_bytes(_read(path, MAX_INVITE_BYTES, "give the file that the registrar wrote"), str(path))
+    return invite_from_bytes(read_input(path, MAX_INVITE_BYTES, "give the file that the registrar wrote"), str(path))
 
 
-def _read(path: Path, limit: int, cure: str) -> bytes:
+def read_input(path: Path, limit: int, cure: str) -> bytes:
+    """All bytes of a file, or of standard input where it is called ``-``.
+
+    Raises:
+        ConfigError: it cannot be read, or is over ``limit`` bytes.
+    """
     from fedmentor.errors import ConfigError
     from fedmentor.identity.files import read_bounded
 

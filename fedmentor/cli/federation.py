@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fedmentor.cli.kit import kit
+
 if TYPE_CHECKING:
     from fedmentor.identity.names import Peer
     from fedmentor.identity.registrar import Admitted, Registrar
@@ -33,6 +35,9 @@ def federation() -> None:
 
     The registrar holds the authority and the roster, and is another person, on another machine, than the coordinator's operator.
     """
+
+
+federation.add_command(kit)
 
 
 @federation.command()
@@ -101,7 +106,7 @@ def invite(folder: Path, out: Path, hours: float, *, replace: bool, as_json: boo
     from fedmentor.models import write_atomically
     from fedmentor.settings import host_and_port
 
-    registrar = _open(folder, None)
+    registrar = open_registrar(folder, None)
     doors = Doors(*(host_and_port(options[name]) if options[name] else None for name in ("enrol_at", "renew_at")))
     made = registrar.invite(
         _peer(registrar, options["site"], of_coordinator=options["of_coordinator"]), hours, doors, replace=replace
@@ -132,7 +137,7 @@ def admit(  # noqa: PLR0913 - one parameter an option
     from fedmentor.identity.request import MAX_REQUEST_BYTES
 
     data = read_bounded(request, MAX_REQUEST_BYTES, "give the file that `enrol` wrote at the member")
-    admitted = _open(folder, passphrase_file).admit(data, Vouching(fingerprint, replace))
+    admitted = open_registrar(folder, passphrase_file).admit(data, Vouching(fingerprint, replace))
     _write_reply(admitted, out, as_json=as_json)
 
 
@@ -146,7 +151,7 @@ def admit(  # noqa: PLR0913 - one parameter an option
 @_json
 def renew(sites: tuple[str, ...], folder: Path, out: Path, passphrase_file: Path | None, *, as_json: bool, **options: bool) -> None:
     """Write new certificates for the keys that SITES have, with the newest roster and deny-list, for carrying there."""
-    registrar = _open(folder, passphrase_file)
+    registrar = open_registrar(folder, passphrase_file)
     peers = [_peer(registrar, site, of_coordinator=False) for site in sites]
     if options["everybody"]:
         peers = list(registrar.state().members())
@@ -170,7 +175,7 @@ def revoke(site: str | None, folder: Path, passphrase_file: Path | None, *, of_c
     Bring revoked.json, revoked.sig and the roster from the registrar's public folder to the coordinator's certificates folder
     (`federation roster --out`): it cuts the site off within 10 seconds, calls under way included.
     """
-    registrar = _open(folder, passphrase_file)
+    registrar = open_registrar(folder, passphrase_file)
     peer = _peer(registrar, site, of_coordinator=of_coordinator)
     state = registrar.revoke(peer)
     if as_json:
@@ -192,7 +197,7 @@ def roster(folder: Path, out: Path | None, passphrase_file: Path | None, *, as_j
     """Show the members and their certificates; with --out, hand out the signed documents."""
     from fedmentor.cli.registrar_lines import roster_json, roster_lines
 
-    registrar = _open(folder, passphrase_file)
+    registrar = open_registrar(folder, passphrase_file)
     registrar.publish()
     if out is not None:
         registrar.hand_out(out)
@@ -222,7 +227,7 @@ def approve(manifest: Path, folder: Path, passphrase_file: Path | None, *, as_js
     data = read_bounded(manifest, MAX_MANIFEST_BYTES, "make one with `fedmentor coordinator manifest`")
     run = manifest_from_bytes(data)
     check_canonical(data, run.to_bytes(), str(manifest))
-    signature = _open(folder, passphrase_file).approve(run)
+    signature = open_registrar(folder, passphrase_file).approve(run)
     write_atomically(approval_file(manifest), signature)
     mode = "secure aggregation" if run.secure else "the coordinator sees single updates"
     if as_json:
@@ -247,7 +252,7 @@ def rotate(step: Any, folder: Path, authority_days: int, passphrase_file: Path |
     """
     from datetime import timedelta
 
-    registrar = _open(folder, passphrase_file)
+    registrar = open_registrar(folder, passphrase_file)
     state = registrar.rotate(step, timedelta(days=authority_days))
     if as_json:
         click.echo(json.dumps({"event": "rotated", "step": step, "authorities": state.authorities, "signer": state.signer}))
@@ -278,10 +283,11 @@ def serve(folder: Path, listen: str | None, listen_renewals: str | None, passphr
     if listen is None and listen_renewals is None:
         raise click.UsageError("give --listen, --listen-renewals, or both")
     addresses = Addresses(*(None if text is None else host_and_port(text) for text in (listen, listen_renewals)))
-    return serve_until_signal(_open(folder, passphrase_file), addresses, as_json=as_json)
+    return serve_until_signal(open_registrar(folder, passphrase_file), addresses, as_json=as_json)
 
 
-def _open(folder: Path, passphrase_file: Path | None) -> Registrar:
+def open_registrar(folder: Path, passphrase_file: Path | None) -> Registrar:
+    """The registrar in a folder, with the passphrase of its authority's key where a file has it."""
     from fedmentor.clock import SystemClock
     from fedmentor.identity.registrar import Registrar
     from fedmentor.identity.vault import read_passphrase

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -100,8 +101,11 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def sign(self, data: bytes) -> SignedDocument:
-        """Sign a document; see fedmentor.identity.signed."""
-        return SignedDocument(data, self.key.sign(data, ec.ECDSA(hashes.SHA256())))
+        """Sign a document; see fedmentor.identity.signed. The same bytes have one signature (RFC 6979), given OpenSSL 3.2."""
+        try:
+            return SignedDocument(data, self.key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
+        except UnsupportedAlgorithm:
+            return SignedDocument(data, self.key.sign(data, ec.ECDSA(hashes.SHA256())))
 
     def issue_coordinator(self, hosts: Sequence[str], now: datetime) -> Issued:
         """A key and a server certificate for it; see certify_coordinator."""

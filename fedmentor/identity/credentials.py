@@ -148,7 +148,9 @@ def check_validity(certificate: x509.Certificate, what: str, now: datetime) -> N
         ConfigError: expired, or not yet valid; ``what`` is what to call it.
     """
     if now > certificate.not_valid_after_utc + CLOCK_LEEWAY:
-        raise ConfigError(f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cure=_RENEW)
+        raise ConfigError(
+            f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cure=f"check this machine's clock; {_RENEW}"
+        )
     if now < certificate.not_valid_before_utc - CLOCK_LEEWAY:
         raise ConfigError(
             f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cure="check this machine's clock"

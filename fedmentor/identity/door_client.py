@@ -13,7 +13,7 @@ from fedmentor.identity.credentials import peer_of_certificate
 from fedmentor.identity.invite import Invite
 from fedmentor.identity.names import registrar_host
 from fedmentor.wire.channel import Credentials, client_channel, secure_channel
-from fedmentor.wire.status import error_from_call, is_ours, words_of
+from fedmentor.wire.status import SET_CLOCK, date_fault, error_from_call, is_ours, words_of
 from fedmentor.wire.v1 import registrar_pb2 as pb
 from fedmentor.wire.v1.registrar_pb2_grpc import RegistrarStub
 
@@ -104,6 +104,8 @@ def _reply(address: str, call: Callable[[], pb.RegistrarReply]) -> bytes:
         mapped = error_from_call(error)
         if is_ours(error) and not isinstance(mapped, CoordinatorUnreachable):
             raise mapped from error
+        if dates := date_fault(words_of(error)):
+            raise PeerUnreachable(f"the registrar at {address} shows {dates}", cure=SET_CLOCK) from error
         raise PeerUnreachable(
             f"the registrar at {address} does not answer: {words_of(error)}",
             cure="check the address and the network, or carry the files",

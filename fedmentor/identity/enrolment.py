@@ -14,13 +14,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmentor.errors import ConfigError, IdentityRefused
+from fedmentor.identity.authority import CLOCK_LEEWAY
 from fedmentor.identity.credentials import issued_by, load_certificate, peer_of_certificate
 from fedmentor.identity.files import read_bounded
 from fedmentor.identity.invite import Invite
@@ -34,7 +36,7 @@ from fedmentor.identity.layout import (
     SITES_FOLDER,
 )
 from fedmentor.identity.names import Peer
-from fedmentor.identity.reply import CheckedReply, Expected, authority_fingerprint, check_reply
+from fedmentor.identity.reply import CheckedReply, Expected, authority_fingerprint, check_reply, plain_fingerprint
 from fedmentor.identity.request import MAX_REQUEST_BYTES, OwnKeys, fingerprint_of, make_request, read_request
 from fedmentor.identity.revocation import REVOKED_FILES, read_revocations
 from fedmentor.identity.roster import ROSTER_FILE, ROSTER_FILES, read_roster
@@ -142,7 +144,7 @@ def request_for_keys_in_use(place: Place, hosts: Sequence[str]) -> bytes:
     return make_request(place.peer, _read_keys(place.folder), hosts)
 
 
-def install(place: Place, reply: bytes, now: datetime, fingerprint: str = "") -> Installed:
+def install(place: Place, reply: bytes, now: datetime, fingerprint: str = "", *, fresh: bool = False) -> Installed:
     """Check a reply and put it in force: an answer to ``ask``, a renewal for the keys in use, or newer documents alone.
 
     Whoever reads the folder meanwhile sees files that fit together, or reads again within a second.
@@ -152,14 +154,17 @@ def install(place: Place, reply: bytes, now: datetime, fingerprint: str = "") ->
         now: in UTC.
         fingerprint: SHA-256 of the authority as the registrar read it out; needed where neither an invite nor an earlier reply
             has brought the authority here.
+        fresh: the registrar made the reply a moment ago, so that its clock is a witness of this machine's.
 
     Raises:
-        ConfigError: no keys are here; the reply is none, or is older than what is installed.
+        ConfigError: no keys are here; the reply is none, or is older than what is installed; this machine's clock is wrong.
         CertificateOutlived: it brings documents alone, and with them the certificate in use would be worth nothing.
         IdentityRefused: the reply is not this federation's, or not this member's.
         OSError: the folder cannot be written; run it again.
     """
     folder, keys, checked = _fitting(place, reply, now, _trusted(place, fingerprint))
+    if fresh and checked.certificate is not None:
+        _check_clock(load_certificate(checked.certificate, "the reply's certificate"), now)
     _check_not_older(place.certificates, checked)
     if checked.certificate is None:
         _check_goes_with(place, checked)
@@ -225,12 +230,29 @@ def _read_keys(folder: Path) -> OwnKeys:
 
 def _trusted(place: Place, fingerprint: str) -> frozenset[str]:
     """What this member trusts: what a person compared, what an invite named, and what is installed."""
-    found = {"".join(char for char in fingerprint.lower() if char not in ": -")} if fingerprint else set()
+    found = {plain_fingerprint(fingerprint)} if fingerprint else set()
     for file in (place.pending / CA_FILE, place.certificates / CA_FILE):
         if file.exists():
             authorities = authorities_of(read_bounded(file, MAX_CA_BYTES, _ASK), str(file))
             found |= {authority_fingerprint(authority) for authority in authorities}
     return frozenset(found)
+
+
+def _check_clock(certificate: x509.Certificate, now: datetime) -> None:
+    """Hold this machine's clock against a certificate that was issued a moment ago.
+
+    Raises:
+        ConfigError: they differ by more than CLOCK_LEEWAY.
+    """
+    ahead = now - (certificate.not_valid_before_utc + CLOCK_LEEWAY)  # certificates are valid from a little before they are made
+    if abs(ahead) > CLOCK_LEEWAY:
+        minutes = round(abs(ahead).total_seconds() / 60)
+        size = f"{minutes // 1440} days" if minutes >= 1440 else f"{minutes} minutes"
+        side = "ahead of" if ahead > timedelta(0) else "behind"
+        raise ConfigError(
+            f"this machine's clock is {size} {side} the registrar's",
+            cure="set the clock, best by NTP (chrony, timesyncd), and run the same again: the invite stays good for these keys",
+        )
 
 
 def _check_not_older(certificates: Path, reply: CheckedReply) -> None:

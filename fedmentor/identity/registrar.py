@@ -41,7 +41,7 @@ from fedmentor.identity.reply import ReplyParts, documents_digest
 from fedmentor.identity.request import EnrolmentRequest, read_request
 from fedmentor.identity.revocation import REVOKED_FILES
 from fedmentor.identity.roster import ROSTER_FILES
-from fedmentor.identity.signed import DocumentFiles, SignedDocument, authorities_of, check_signature
+from fedmentor.identity.signed import CanonicalDocument, DocumentFiles, SignedDocument, authorities_of, check_signature
 from fedmentor.identity.vault import authority_pem, forget_authority, load_authority, save_authority
 from fedmentor.models import write_atomically
 from fedmentor.wire.channel import Credentials
@@ -236,6 +236,15 @@ class Registrar:
             state = self.state()
             check_members(manifest, state.roster())
             return self._authority(state).sign(manifest.to_bytes()).signature
+
+    def sign(self, document: CanonicalDocument) -> bytes:
+        """Sign a document of another kind than those that a registrar keeps; the DER signature.
+
+        Raises:
+            ConfigError: the authority's key cannot be used.
+        """
+        with self._locked():
+            return self._authority(self.state()).sign(document.to_bytes()).signature
 
     def publish(self) -> None:
         """Write the documents in ``public/`` that are missing or not those of the state; a second call does nothing.

@@ -133,6 +133,11 @@ def documents_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def plain_fingerprint(text: str) -> str:
+    """A fingerprint as a person gave it in the form of authority_fingerprint: lower case, no colons, hyphens and spaces."""
+    return "".join(char for char in text.lower() if char not in ": -")
+
+
 def authority_fingerprint(authority: x509.Certificate) -> str:
     """SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` prints it, in lower case and without colons."""
     return authority.fingerprint(hashes.SHA256()).hex()

@@ -101,8 +101,8 @@ def authorities_of(pem: bytes, source: str) -> list[x509.Certificate]:
     return found
 
 
-def check_signature(document: SignedDocument, authorities: Sequence[x509.Certificate], what: str) -> None:
-    """Check that one of the authorities signed a document.
+def check_signature(document: SignedDocument, authorities: Sequence[x509.Certificate], what: str) -> x509.Certificate:
+    """Check that one of the authorities signed a document; gives that one.
 
     Raises:
         IdentityRefused: none did.
@@ -112,7 +112,7 @@ def check_signature(document: SignedDocument, authorities: Sequence[x509.Certifi
         try:
             if isinstance(key, ec.EllipticCurvePublicKey):
                 key.verify(document.signature, document.data, ec.ECDSA(hashes.SHA256()))
-                return
+                return authority
         except InvalidSignature:
             continue
     raise IdentityRefused(f"{what} was not signed by this federation's authority", cure=_ASK)

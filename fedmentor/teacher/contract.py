@@ -8,7 +8,7 @@ Logits are float16 at the teacher's own mask resolution. The part of the logit m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -186,6 +186,14 @@ class Foundation(Teacher, Protocol):
 
         Raises:
             UnknownImage: it is not held, or no longer.
+        """
+        ...
+
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Be told of images that are about to be asked about; a teacher may encode them together, or do nothing.
+
+        Args:
+            images: each of which check_pixels accepts.
         """
         ...
 

@@ -36,6 +36,7 @@ from fedmentor.errors import (
 )
 from fedmentor.ids import Digest, digest
 from fedmentor.teacher.contract import Prompt, SoftLabels, TeacherCard, card_from_json, prompt_from_json
+from fedmentor.teacher.door import Busy
 from fedmentor.teacher.encodings import decode_probability, pack, unpack
 from fedmentor.teacher.question import SAFETENSORS, Question, Wish
 
@@ -57,6 +58,7 @@ _ERRORS: tuple[tuple[type[FedMentorError], int, str], ...] = (
     (UnreadableImage, 422, "unreadable_image"),
     (UnknownImage, 404, "unknown_image"),
     (DataError, 400, "bad_request"),
+    (Busy, 503, "stopping"),
     (LimitExceeded, 413, "limit_exceeded"),
     (DigestMismatch, 500, "digest_mismatch"),
     (WrongArchitecture, 500, "wrong_architecture"),

@@ -201,13 +201,23 @@ def _check_object(each: ObjectPrompt, size: tuple[int, int]) -> None:
         raise PromptRefused("a mask hint has height times width values")
 
 
-def _check_box(box: Box, size: tuple[int, int]) -> None:
-    height, width = size
+def check_corners(box: Box) -> None:
+    """Refuse a box that is one on no image.
+
+    Raises:
+        PromptRefused: not finite, inverted or empty.
+    """
     corners = (box.x0, box.y0, box.x1, box.y1)
     if not all(np.isfinite(corners)):
         raise PromptRefused("a box has a coordinate that is not a number")
     if box.x0 >= box.x1 or box.y0 >= box.y1:
         raise PromptRefused(f"box {corners} is inverted or empty", cure="give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+
+
+def _check_box(box: Box, size: tuple[int, int]) -> None:
+    check_corners(box)
+    height, width = size
+    corners = (box.x0, box.y0, box.x1, box.y1)
     if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
         raise PromptRefused(f"box {corners} is outside the image of {width}x{height} pixels")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fedmentor.errors import DataError
+from fedmentor.errors import ConfigError, DataError
 from fedmentor.teacher.prompt_form import Box
 
 CENTRAL = (0.0, 0.0, 1.0, 0.92)
@@ -21,6 +21,9 @@ boxes are worse on average, because they cut wide or high lungs; so are two boxe
 RIGHT_LUNG = (0.02, 0.04, 0.50, 0.84)
 LEFT_LUNG = (0.50, 0.04, 0.98, 0.84)
 """The patient's right lung is on the viewer's left."""
+
+MAX_MARGIN = 1000
+"""Pixels."""
 
 
 def central_box(size: tuple[int, int]) -> tuple[Box, ...]:
@@ -60,6 +63,24 @@ def mask_box(mask: npt.NDArray[np.generic], margin: float = 0.0) -> tuple[Box, .
             y1=min(float(height), float(rows[-1]) + 1.0 + margin),
         ),
     )
+
+
+def mask_margin(choice: str) -> float | None:
+    """The margin in the choice ``mask`` or ``mask:PIXELS``: the box around an image's own mask; None where it is another choice.
+
+    Raises:
+        ConfigError: a margin that is not a number from 0 to MAX_MARGIN.
+    """
+    name, colon, text = choice.partition(":")
+    if name != "mask":
+        return None
+    try:
+        margin = float(text) if colon else 0.0
+    except ValueError:
+        margin = -1.0
+    if not 0 <= margin <= MAX_MARGIN:
+        raise ConfigError(f"{choice[:40]!r} is not a margin", cure=f"give pixels from 0 to {MAX_MARGIN}, e.g. mask:5")
+    return margin
 
 
 def _fraction_box(fractions: tuple[float, float, float, float], size: tuple[int, int]) -> Box:

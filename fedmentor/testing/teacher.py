@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,9 @@ class AnalyticTeacher:
             prompt=prompt,
             teacher=self.card(),
         )
+
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """See Foundation: does nothing."""
 
     def size_of(self, image: Digest) -> tuple[int, int]:
         """See Foundation."""

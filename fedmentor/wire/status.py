@@ -38,6 +38,11 @@ STATUS: Final[Mapping[type[FedMentorError], grpc.StatusCode]] = {
     FedMentorError: grpc.StatusCode.INTERNAL,
 }
 
+SET_CLOCK: Final = "set this machine's clock, best by NTP; where it is right, tell the other end's operator"
+
+_DATES: Final[Mapping[str, str]] = {"certificate is not yet valid": "is not valid yet", "certificate has expired": "has expired"}
+"""OpenSSL's words for a chain that the date refuses, as gRPC passes them on."""
+
 _BY_NAME: Final[Mapping[str, type[FedMentorError]]] = {kind.__name__: kind for kind in STATUS}
 _UNREACHABLE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED}
@@ -69,8 +74,11 @@ def error_from_call(error: Exception) -> FedMentorError:
         cure = metadata.get(CURE_KEY, b"")
         return kind(text, cure=cure.decode(errors="replace") if isinstance(cure, bytes) else cure)
     if error.code() in _UNREACHABLE:
+        if dates := date_fault(text):
+            return CoordinatorUnreachable(f"the coordinator shows {dates}", cure=SET_CLOCK)
         return CoordinatorUnreachable(
-            f"the coordinator does not answer: {text}", cure="check its address, that it runs, and the network"
+            f"the coordinator does not answer: {text}",
+            cure="check its address, that it runs, and the network; `fedmentor node check` tells which",
         )
     if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return errors.IdentityRefused(f"the coordinator refused this site: {text}", cure="check this site's certificate")
@@ -87,6 +95,12 @@ def error_from_call(error: Exception) -> FedMentorError:
 def is_ours(error: Exception) -> bool:
     """Whether a failed call was answered by a FedMentor server, with one of the errors in the table."""
     return isinstance(error, grpc.Call) and ERROR_KEY in dict(error.trailing_metadata() or ())
+
+
+def date_fault(text: str) -> str:
+    """What gRPC's words say of the dates of the other end's certificate; empty where they say nothing of them."""
+    found = [said for phrase, said in _DATES.items() if phrase in text]
+    return f"a certificate that {found[0]} by this machine's clock" if found else ""
 
 
 def words_of(error: Exception) -> str:

@@ -211,11 +211,7 @@ def _embed(document: str, title: str, prefix: str) -> Markup:
     body = re.sub(r"\bid=\"([^\"]+)\"", rf'id="{prefix}-\1"', body)
     body = re.sub(r"xlink:href=\"#([^\"]+)\"", rf'href="#{prefix}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
-    body = re.sub(r"font: (?:(bold|700) )?([0-9.]+)px[^;\"]*", _font, body)
+    body = re.sub(r" font-family: [^;\"]*;", "", body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     return Markup(body)  # noqa: S704 - matplotlib's own SVG, in which it escapes every text
-
-
-def _font(found: re.Match[str]) -> str:
-    return f"font-size: {found[2]}px; font-weight: {600 if found[1] else 400}"

@@ -13,7 +13,7 @@ import click
 from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError, PromptRefused
 from fedmentor.teacher.endpoint import Endpoint, read_endpoint
-from teacher_service.cli.options import FILE, NEW_FILE, as_json_option, asked_options, waiting
+from teacher_service.cli.options import FILE, NEW_FILE, as_json_option, asked_options, compute_of, waiting
 
 if TYPE_CHECKING:
     from fedmentor.teacher.contract import Box, Point, Prompt, SoftLabels, Teacher
@@ -123,7 +123,7 @@ def asked_teacher(options: dict[str, Any]) -> Iterator[Teacher]:
     if options["local"]:
         from teacher_service.local import local_teacher  # keeps torch out of --help
 
-        yield local_teacher(options["weights"])
+        yield local_teacher(options["weights"], compute=compute_of(options))
         return
     from fedmentor.teacher.client import TorchServeTeacher  # keeps httpx out of --help
 

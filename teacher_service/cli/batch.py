@@ -14,7 +14,7 @@ from fedmentor.cli.progress import progress_lines
 from fedmentor.disk import check_writable
 from fedmentor.errors import EmptyDataset
 from teacher_service.cli.asking import endpoint_of
-from teacher_service.cli.options import FOLDER, IN_FOLDER, as_json_option, asked_options
+from teacher_service.cli.options import FOLDER, IN_FOLDER, as_json_option, asked_options, compute_of
 
 if TYPE_CHECKING:
     from fedmentor.teacher.client import TeacherClient
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data", type=IN_FOLDER, metavar="DATA")
 @click.option(
-    "--auto",
-    type=click.Choice(["central", "lungs", "whole"]),
+    "--prompt",
+    metavar="KIND|FILE",
     default="central",
     show_default=True,
-    help="Where to look in every image.",
+    help="central, lungs, whole; mask or mask:PIXELS, the box around masks/ID.png and a margin; or a table, .csv or .jsonl.",
 )
 @click.option("--cache", type=FOLDER, help="Folder of soft labels.  [default: ~/.cache/fedmentor/soft-labels]")
 @click.option("--embeddings", type=FOLDER, help="Keep embeddings in this folder as well.")
@@ -39,18 +39,24 @@ if TYPE_CHECKING:
 def batch(data: Path, cache: Path | None, embeddings: Path | None, **options: Any) -> None:
     """Ask the teacher about every image of the folder DATA and keep its answers.
 
+    A table has a column id, the file's name without its ending, and x0,y0,x1,y1 for boxes or x,y,label for clicks; or a line of
+    JSON for each image: {"id": …, "boxes": …, "points": …}. An image that it does not name is left out.
+
     What is known already is skipped, so an interrupted batch goes on where it stopped. 'fedmentor distil --stored' then learns from
     the answers without any teacher running.
     """
     from fedmentor.teacher.cache import FolderStore, default_cache
     from teacher_service.batch import Batch, BatchOptions, pictures_of
+    from teacher_service.batch_prompts import prompt_rule
     from teacher_service.embedding_store import EmbeddingStore
 
     root = cache or default_cache()
     for folder in (root, *([embeddings] if embeddings else [])):
         check_writable(folder)
-    chosen = BatchOptions(options["auto"], options["in_flight"], options["keep_colour"])
+    chosen = BatchOptions(prompt_rule(options["prompt"]), options["in_flight"], options["keep_colour"])
     pictures = pictures_of(data)
+    if strangers := sorted(set(chosen.rule.ids) - {path.stem for path in pictures}):
+        click.echo(f"{options['prompt']} names {len(strangers)} images that {data} lacks; the first is {strangers[0]!r}", err=True)
     with asked_client(options) as client, progress_lines() as advance:
         work = Batch(client, FolderStore(root), chosen, EmbeddingStore(embeddings) if embeddings else None)
 
@@ -77,7 +83,7 @@ def asked_client(options: dict[str, Any]) -> Iterator[TeacherClient]:
     from teacher_service.door import InProcessDoor
     from teacher_service.local import local_teacher
 
-    yield TeacherClient(InProcessDoor(local_teacher(options["weights"])))
+    yield TeacherClient(InProcessDoor(local_teacher(options["weights"], compute=compute_of(options))))
 
 
 def _print(result: BatchResult, root: Path, *, as_json: bool) -> None:

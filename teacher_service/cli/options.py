@@ -12,6 +12,7 @@ import click
 from fedmentor.errors import ConfigError
 from fedmentor.ids import Digest, digest
 from fedmentor.teacher.endpoint import DEFAULT_RUN_FOLDER
+from teacher_service.compute import FLOAT32, PRECISIONS, Compute
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -21,6 +22,13 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 run_folder = click.option(
     "--run-dir", type=FOLDER, default=DEFAULT_RUN_FOLDER, show_default=True, help="Folder with the server's state, token and logs."
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=FLOAT32,
+    show_default=True,
+    help="Of the arithmetic; the halves on a GPU only.",
+)
 _ASKED = (
     run_folder,
     click.option("--url", help="A teacher elsewhere (http, https, grpc, grpcs), with --key-file, instead of the one in --run-dir."),
@@ -28,6 +36,8 @@ _ASKED = (
     click.option("--ca-file", type=FILE, help="Certificate to trust, for https and grpcs."),
     click.option("--local", is_flag=True, help="Answer in this process, without a server."),
     click.option("--weights", type=FILE, help="With --local: what 'convert' wrote. Left out: LiteMedSAM as installed."),
+    click.option("--device", default="cpu", show_default=True, help="With --local: where to compute, e.g. cuda."),
+    precision_option,
 )
 
 
@@ -36,6 +46,15 @@ def asked_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_ASKED):
         command = option(command)
     return command
+
+
+def compute_of(options: dict[str, Any]) -> Compute:
+    """How a teacher in this process computes.
+
+    Raises:
+        ConfigError: see Compute.
+    """
+    return Compute(options["device"], options["precision"])
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -13,7 +13,7 @@ import click
 from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError
 from fedmentor.teacher.endpoint import STATE_FILE, read_endpoint
-from teacher_service.cli.options import FILE, FOLDER, NEW_FILE, as_json_option, run_folder, sha256, waiting
+from teacher_service.cli.options import FILE, FOLDER, NEW_FILE, as_json_option, precision_option, run_folder, sha256, waiting
 
 if TYPE_CHECKING:
     from teacher_service.server import Server
@@ -35,7 +35,14 @@ def convert(checkpoint: Path, out: Path, architecture: str | None) -> None:
 @click.command()
 @click.option("--weights", type=FILE, help="What 'convert' wrote. Left out: LiteMedSAM as installed.")
 @click.option("--out", type=NEW_FILE, required=True, help="The .mar file to write.")
-def build(weights: Path | None, out: Path) -> None:
+@click.option(
+    "--batch-images",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Requests at a time; a GPU encodes them together.",
+)
+def build(weights: Path | None, out: Path, batch_images: int) -> None:
     """Pack converted weights into a model archive (.mar) for TorchServe."""
     from tempfile import TemporaryDirectory  # beside its only use
 
@@ -48,7 +55,7 @@ def build(weights: Path | None, out: Path) -> None:
         if weights is None:
             weights = Path(folder) / "weights.safetensors"
             convert_bundled(weights)
-        build_archive(weights, out)
+        build_archive(weights, out, batch_images)
     click.echo(f"{out}: {out.stat().st_size} bytes, SHA-256 {file_sha256(out)}")
 
 
@@ -63,10 +70,12 @@ def build(weights: Path | None, out: Path) -> None:
     show_default=True,
     help="Where to listen. Nothing is encrypted: 0.0.0.0 is for a container on a private network.",
 )
-@click.option("--tls", is_flag=True, help="Encrypt REST and gRPC with a certificate made for this start.")
+@click.option("--tls", is_flag=True, help="Encrypt REST and gRPC with a certificate of its own.")
 @click.option("--archive-sha256", type=sha256, help="Refuse any other archive than the one with this SHA-256.")
 @click.option("--embeddings", type=FOLDER, help="Keep embeddings in this folder, for servers to come.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Arithmetic threads of the worker.")
+@precision_option
+@click.option("--batch-images", type=click.IntRange(1, 64), help="Without --archive: requests at a time.  [default: 4]")
 @click.option("--heap-mb", type=click.IntRange(64, 65536), default=256, show_default=True, help="Heap of the Java front end.")
 def serve(archive: Path | None, run_dir: Path, **choices: Any) -> None:
     """Serve a teacher on this machine until Ctrl-C."""
@@ -74,6 +83,8 @@ def serve(archive: Path | None, run_dir: Path, **choices: Any) -> None:
 
     if choices["archive_sha256"] is not None and archive is None:
         raise ConfigError("--archive-sha256 needs --archive")
+    if choices["batch_images"] is not None and archive is not None:
+        raise ConfigError("--batch-images is a matter of the archive", cure="give it to 'fedmentor teacher build'")
     config = ServerConfig(run_dir, archive=archive, **choices)
     if os.geteuid() == 0:
         click.echo("warning: TorchServe runs as root; serve as an ordinary user", err=True)
@@ -133,7 +144,7 @@ def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001  # click passe
 @click.command()
 @run_folder
 def stop(run_dir: Path) -> None:
-    """Stop a running teacher after the requests that are under way."""
+    """Stop a running teacher: what it works on is finished first, what waits is told to try again."""
     from teacher_service.server import stop as stop_server  # keeps torch out of --help
 
     with waiting("stopping TorchServe"):

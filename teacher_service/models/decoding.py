@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from teacher_service.models.onednn import GELU, NONE, FusedLinear
+
 MOST_TOKENS = 15
 """With more prompt tokens than this, folding is no less work than projecting; the reference answers."""
 
@@ -30,20 +32,12 @@ class FoldedDecoder(nn.Module):
         trained: the reference, which also answers prompts of very many points.
     """
 
-    up_first: torch.Tensor
-    up_first_bias: torch.Tensor
-    up_second: torch.Tensor
-    up_second_bias: torch.Tensor
-
     def __init__(self, trained: Any) -> None:
         super().__init__()
         self.trained = trained
         first, norm, _, second, _ = trained.output_upscaling
         self.norm = norm
-        for name, layer in (("up_first", first), ("up_second", second)):
-            # [in, out, 2, 2] to [in, 2 * 2 * out]: each token becomes four, its rows before its columns.
-            self.register_buffer(name, layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous(), persistent=False)
-            self.register_buffer(f"{name}_bias", layer.bias.repeat(4), persistent=False)
+        self.up_first, self.up_second = _doubling(first), _doubling(second, GELU)
 
     def forward(
         self,
@@ -85,10 +79,16 @@ class FoldedDecoder(nn.Module):
     def _upscaled(self, image: torch.Tensor) -> torch.Tensor:
         """[N, C] to [16 N, C / 8]; the sixteen of a token are (row, column) of the first doubling, then of the second."""
         width = self.norm.weight.shape[0]
-        first = torch.addmm(self.up_first_bias, image, self.up_first).view(-1, width)
+        first = self.up_first(image).view(-1, width)
         first = functional.gelu(functional.layer_norm(first, (width,), self.norm.weight, self.norm.bias, self.norm.eps))
-        second = torch.addmm(self.up_second_bias, first, self.up_second)
-        return functional.gelu(second).view(16 * len(image), -1)
+        second: torch.Tensor = self.up_second(first)
+        return second.view(16 * len(image), -1)
+
+
+def _doubling(layer: nn.ConvTranspose2d, activation: str = NONE) -> FusedLinear:
+    """A transposed convolution of size and stride 2, [in, out, 2, 2]: each token becomes four, its rows before its columns."""
+    assert layer.bias is not None  # noqa: S101  # the reference's have one
+    return FusedLinear(layer.weight.permute(2, 3, 1, 0).flatten(0, 2), layer.bias.repeat(4), activation)
 
 
 def _tokens(picture: torch.Tensor) -> torch.Tensor:
@@ -166,9 +166,10 @@ def image_to_tokens(
     folded = _folded(key, attention.q_proj.weight, heads) / _root(attention)
     per_head = key.view(count, heads, -1) * attention.q_proj.bias.view(heads, -1)
     bias = per_head.sum(dim=-1).T.reshape(-1) / _root(attention)
-    scores = torch.addmm(bias, query, folded.T).view(-1, heads, count)
+    scores = torch.addmm(bias[:, None], folded, query.T).view(heads, count, -1)
     out = _folded(attention.v_proj(values), attention.out_proj.weight.T.contiguous(), heads) + attention.out_proj.bias / heads
-    return torch.addmm(image, torch.softmax(scores, dim=-1).view(-1, heads * count), out)
+    # Over the tokens, not along the image: a softmax of a few values that lie together is not vectorised.
+    return torch.addmm(image, torch.softmax(scores, dim=1).view(heads * count, -1).T, out)
 
 
 def _folded(narrow: torch.Tensor, weight: torch.Tensor, heads: int) -> torch.Tensor:

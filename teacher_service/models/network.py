@@ -38,24 +38,27 @@ class Network:
         modules: the parts, in eval mode.
         multimask: the decoder offers three candidate masks for each object, not one.
         position: the image grid's positional encoding [1, 256, g, g], computed once.
+        half: type of matrix products and convolutions (torch.autocast); None for float32. What goes in and out stays float32.
     """
 
     modules: SamModules
     multimask: bool
     position: torch.Tensor
+    half: torch.dtype | None = None
 
     @torch.inference_mode()
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """Embed one picture.
+        """Embed pictures.
 
         Args:
-            image: float32 [1, 3, S, S], pre-processed.
+            image: float32 [B, 3, S, S], pre-processed.
 
         Returns:
-            float32 [1, 256, g, g].
+            float32 [B, 256, g, g].
         """
         on_device = image.to(self.position.device, memory_format=torch.channels_last)
-        embedding: torch.Tensor = self.modules.image_encoder(on_device)
+        with self._precision():
+            embedding: torch.Tensor = self.modules.image_encoder(on_device).float()
         # One layout whether it comes from the encoder or from a disk: the last bit of an answer would otherwise depend on it.
         return embedding.contiguous()
 
@@ -91,19 +94,23 @@ class Network:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Like decode_all, in one go however many objects there are."""
         device = self.position.device
-        sparse, dense = self.modules.prompt_encoder(
-            points=None if points is None else (points[0].to(device), points[1].to(device)),
-            boxes=None if boxes is None else boxes.to(device),
-            masks=None if hints is None else hints.to(device),
-        )
-        masks, quality = self.modules.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=self.position,
-            sparse_prompt_embeddings=sparse.to(device),  # made on the CPU where a hint is all there is
-            dense_prompt_embeddings=dense,
-            multimask_output=self.multimask,
-        )
-        return masks, quality
+        with self._precision():
+            sparse, dense = self.modules.prompt_encoder(
+                points=None if points is None else (points[0].to(device), points[1].to(device)),
+                boxes=None if boxes is None else boxes.to(device),
+                masks=None if hints is None else hints.to(device),
+            )
+            masks, quality = self.modules.mask_decoder(
+                image_embeddings=embedding,
+                image_pe=self.position,
+                sparse_prompt_embeddings=sparse.to(device),  # made on the CPU where a hint is all there is
+                dense_prompt_embeddings=dense,
+                multimask_output=self.multimask,
+            )
+        return masks.float(), quality.float()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.position.device.type, self.half, enabled=self.half is not None)
 
 
 def _groups(tensor: torch.Tensor | None) -> Iterator[torch.Tensor | None]:

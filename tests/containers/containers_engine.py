@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,9 @@ THREADS = 1
 
 TAG = "test"
 """Of the images: they are built once, whatever happens to the sources in between."""
+
+PROMETHEUS = f"fedmentor/prometheus:{TAG}"
+"""Debian's Prometheus as an image: it stands in for the official one, which only a registry has."""
 
 PATIENCE_S = 1500.0
 
@@ -77,6 +81,7 @@ class Containers:
         results: where report and model are copied to.
         teacher_port, metrics_port: on loopback.
         aggregation: see ``fedmentor coordinator manifest``.
+        prometheus_port: on loopback; None starts no Prometheus.
     """
 
     project: str
@@ -84,6 +89,7 @@ class Containers:
     teacher_port: int
     metrics_port: int
     aggregation: str
+    prometheus_port: int | None = None
 
     def script(self, action: str) -> list[str]:
         """What ``make ACTION`` runs."""
@@ -105,6 +111,9 @@ class Containers:
             "FEDMENTOR_EPOCHS": str(EPOCHS),
             "FEDMENTOR_SEED": str(SEED),
             "FEDMENTOR_AGGREGATION": self.aggregation,
+            "MONITORING": "1" if self.prometheus_port else "",
+            "FEDMENTOR_PROMETHEUS_PORT": str(self.prometheus_port or ""),
+            "FEDMENTOR_PROMETHEUS_IMAGE": PROMETHEUS,
             "ROUNDS": str(ROUNDS),
             "DATA": "",
         }
@@ -197,12 +206,13 @@ def tried_in_usual_container(doors: dict[str, tuple[str, int]]) -> dict[str, str
     return json.loads(ran([*command, TRY_DOORS.format(doors=json.dumps(doors))]).stdout)
 
 
-def free_ports() -> tuple[int, int]:
-    """Two ports of this machine that nobody has."""
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
+def free_ports(count: int = 2) -> tuple[int, ...]:
+    """Ports of this machine that nobody has."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return tuple(one.getsockname()[1] for one in sockets)
 
 
 def volumes() -> set[str]:

@@ -29,6 +29,7 @@ class Endured:
     report: dict
     stopped: dict[str, tuple[int, float]]
     restored: dict
+    unasked: str
     left: list[str]
 
 
@@ -47,10 +48,11 @@ def endured(request: pytest.FixtureRequest, images: str, tmp_path_factory: pytes
         restarts = {service: containers.inspect(service)["RestartCount"] for service in ("site-1", "coordinator")}
         stopped = {service: _stop(containers, service) for service in ("coordinator", "teacher")}
         restored = _restored(containers)
+        unasked = containers.container("prometheus")
     finally:
         containers.do("down")
     report = json.loads((results / "report.json").read_bytes())
-    return Endured(up.returncode, said, open_rounds, restarts, again, report, stopped, restored, containers.leftovers())
+    return Endured(up.returncode, said, open_rounds, restarts, again, report, stopped, restored, unasked, containers.leftovers())
 
 
 def _disturb(containers: Containers, up: subprocess.Popen) -> dict[str, int]:
@@ -145,6 +147,10 @@ def test_the_run_ends_with_all_rounds(endured: Endured):
 def test_the_model_is_that_of_the_undisturbed_run(endured: Endured, on_host: dict):
     assert [entry["model"] for entry in endured.report["rounds"]] == [entry["model"] for entry in on_host["rounds"]]
     assert all(sorted(entry["accepted"]) == list(SITES) for entry in endured.report["rounds"][:ROUNDS])
+
+
+def test_there_is_no_prometheus_where_nobody_asked_for_one(endured: Endured):
+    assert endured.unasked == ""
 
 
 def test_sigterm_ends_services_in_order(endured: Endured):

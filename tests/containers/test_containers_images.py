@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 
 import pytest
-from containers_engine import TAG, ran
+from containers_engine import PATIENCE_S, ROOT, TAG, ran
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
 TARGETS = ("coordinator", "node", "teacher", "steps")
+BUILD_ARGUMENTS = ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 OWN_MB = {"coordinator": 200, "node": 1600, "teacher": 1600, "steps": 1600}
 
 
-def python(target: str, program: str):
+def python(target: str, program: str, tag: str = TAG):
     """Run a Python program in a fresh container of an image, locked as in the Compose file."""
     locked = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none"]  # noqa: S108 - the container's
-    return ran(["docker", "run", "--rm", *locked, "--entrypoint", "python", f"fedmentor/{target}:{TAG}", "-c", program])
+    return ran(["docker", "run", "--rm", *locked, "--entrypoint", "python", f"fedmentor/{target}:{tag}", "-c", program])
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -76,6 +78,23 @@ def test_no_package_is_missing_what_it_needs(images: str):
         done = python(target, program)
         assert done.returncode == 0, done.stderr
         assert done.stdout == "", target
+
+
+def test_buildkit_builds_the_same_image(images: str, builder: list[str]):
+    assert images
+    name = f"fedmentor/coordinator:{TAG}-buildkit"
+    command = [*builder, "--file", str(ROOT / "deploy" / "Dockerfile"), "--target", "coordinator", "--tag", name]
+    passed = [part for setting in BUILD_ARGUMENTS if os.environ.get(setting) for part in ("--build-arg", setting)]
+    done = ran([*command, *passed, str(ROOT)], timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    usual, other = (
+        json.loads(ran(["docker", "image", "inspect", one]).stdout)[0]["Config"] for one in (f"fedmentor/coordinator:{TAG}", name)
+    )
+    for key in ("User", "Entrypoint", "Cmd", "Healthcheck", "ExposedPorts", "WorkingDir", "Env"):
+        assert other[key] == usual[key]
+    assert set(other["Labels"]) == set(usual["Labels"])
+    listed = "from importlib.metadata import distributions as d; print(sorted((x.name, x.version) for x in d()))"
+    assert python("coordinator", listed).stdout == python("coordinator", listed, f"{TAG}-buildkit").stdout != ""
 
 
 @pytest.mark.parametrize("target", ["coordinator", "node", "teacher"])

@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
 LISTENER = 9999
 OUTSIDE = ("1.1.1.1", 443)
+UNKNOWN_CERTIFICATE = 60
+"""curl's exit code."""
+
 DOORS = {
     "coordinator": ("coordinator", 8443),
     "metrics": ("coordinator", 9464),
@@ -65,34 +68,57 @@ class Seen:
     inspected: dict[str, dict]
     answer: dict
     refused: int
+    stranger: int
     metrics: str
+    dashboard: dict
+    prometheus: dict
     down: object
     left: list[str]
 
 
 @pytest.fixture(scope="module")
-def seen(images: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def seen(images: str, prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Bring it up, look at everything, bring it up again, take it down."""
     assert images
+    assert prometheus
     results = tmp_path_factory.mktemp("undisturbed")
     before = volumes()
-    containers = Containers("fedmentor-test-a", results, *free_ports(), "auto")
+    teacher_port, metrics_port, prometheus_port = free_ports(3)
+    containers = Containers("fedmentor-test-a", results, teacher_port, metrics_port, "auto", prometheus_port)
     containers.do("down")
     try:
         up = containers.begin("up")
         until(lambda: up.poll() is not None or all(containers.running(site) for site in SITES), "four sites run")
         connections, locks = _connections(containers), {name: _locks(containers, name) for name in SERVICES}
-        inspected = {name: containers.inspect(name) for name in SERVICES}
+        inspected = {name: containers.inspect(name) for name in (*SERVICES, "prometheus")}
         output, _ = up.communicate(timeout=PATIENCE_S)
         assert up.returncode == 0, output
         report = json.loads((results / "report.json").read_bytes())
-        answer, refused = _asked(containers, results)
+        answer, refused, stranger = _asked(containers, results)
         metrics = _get(f"http://127.0.0.1:{containers.metrics_port}/metrics")
+        dashboard = json.loads(_get(f"http://127.0.0.1:{containers.metrics_port}/status.json"))
+        watched = _watched(containers)
         again = containers.do("up")
     finally:
         down = containers.do("down")
     left = containers.leftovers() + sorted(volumes() - before)
-    return Seen(containers, output, again, report, connections, locks, inspected, answer, refused, metrics, down, left)
+    return Seen(
+        containers,
+        output,
+        again,
+        report,
+        connections,
+        locks,
+        inspected,
+        answer,
+        refused,
+        stranger,
+        metrics,
+        dashboard,
+        watched,
+        down,
+        left,
+    )
 
 
 def _connections(containers: Containers) -> dict[str, str]:
@@ -101,7 +127,12 @@ def _connections(containers: Containers) -> dict[str, str]:
     containers.python("site-2", serve, detach=True)
     until(lambda: containers.tried("site-2", {"": ("127.0.0.1", LISTENER)}) == {"": "open"}, "a listener at site 2", 60)
     teacher = containers.address("teacher"), 8080
-    doors = {**DOORS, "teacher by address": teacher, "site 2 by address": (containers.address("site-2"), LISTENER)}
+    addresses = {
+        "teacher by address": teacher,
+        "site 2 by address": (containers.address("site-2"), LISTENER),
+        "prometheus by address": (containers.address("prometheus"), 9090),
+    }
+    doors = {**DOORS, **addresses}
     return {
         **containers.tried("site-1", doors),
         **containers.tried("teacher", {"teacher itself": ("127.0.0.1", 8080), "outside from the teacher": OUTSIDE}),
@@ -110,6 +141,7 @@ def _connections(containers: Containers) -> dict[str, str]:
             {
                 "metrics themselves": ("coordinator-metrics", 9464),
                 "teacher from the coordinator": teacher,
+                "prometheus itself": addresses["prometheus by address"],
                 "outside from the coordinator": OUTSIDE,
             },
         ),
@@ -121,16 +153,42 @@ def _locks(containers: Containers, service: str) -> dict:
     return json.loads(containers.python(service, LOCKED).stdout)
 
 
-def _asked(containers: Containers, folder: Path) -> tuple[dict, int]:
-    """The teacher's answer to curl with its token, and the status of the same without it."""
+def _asked(containers: Containers, folder: Path) -> tuple[dict, int, int]:
+    """The answer to curl with token and certificate, the status without the token, curl's exit code without the certificate."""
     (image,) = write_phantoms(folder / "question", 1, seed=5)
     token = containers.do("token").stdout.strip()
-    url = f"http://127.0.0.1:{containers.teacher_port}/predictions/teacher"
+    trusted = folder / "teacher.pem"
+    trusted.write_text(containers.do("certificate").stdout)
+    url = f"https://127.0.0.1:{containers.teacher_port}/predictions/teacher"
     form = ["-F", f"image=@{folder / 'question' / 'images' / f'{image}.png'}"]
     form += ["-F", 'prompt={"boxes": [[20, 20, 235, 235]], "answer": "json"}']
-    answer = ran(["curl", "--silent", "--max-time", "120", "-H", f"Authorization: Bearer {token}", url, *form])
-    refused = ran(["curl", "--silent", "--max-time", "60", "-o", str(folder / "body"), "-w", "%{http_code}", url, *form])
-    return json.loads(answer.stdout), int(refused.stdout)
+    curl = ["curl", "--silent", "--max-time", "120"]
+    known, allowed = ["--cacert", str(trusted)], ["-H", f"Authorization: Bearer {token}"]
+    answer = ran([*curl, *known, *allowed, url, *form])
+    refused = ran([*curl, *known, "-o", str(folder / "body"), "-w", "%{http_code}", url, *form])
+    stranger = ran([*curl, *allowed, url, *form])
+    return json.loads(answer.stdout), int(refused.stdout), stranger.returncode
+
+
+def _watched(containers: Containers) -> dict:
+    """What Prometheus says of the coordinator: whether it answers, the round, the alerts that there are and those that fire."""
+
+    def ask(path: str) -> dict:
+        return json.loads(_get(f"http://127.0.0.1:{containers.prometheus_port}/api/v1/{path}"))["data"]
+
+    def sample(name: str) -> str:
+        found = ask(f"query?query={name}")["result"]
+        return found[0]["value"][1] if found else ""
+
+    until(lambda: sample("fedmentor_run_over") == "1", "Prometheus has seen the end of the run", 120)
+    rules = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
+    names = ("up", "fedmentor_round", "fedmentor_run_failed")
+    return {
+        **{name: sample(name) for name in names},
+        "health": {rule["health"] for rule in rules},
+        "alerts": {rule["name"] for rule in rules},
+        "firing": [alert["labels"]["alertname"] for alert in ask("alerts")["alerts"] if alert["state"] == "firing"],
+    }
 
 
 def _get(url: str) -> str:
@@ -175,10 +233,19 @@ def test_up_again_finds_the_finished_run(seen: Seen):
 
 def test_a_site_reaches_its_coordinator_and_nothing_else(seen: Seen):
     assert seen.connections["coordinator"] == "open"
-    for name in ("metrics", "outside", "teacher by name", "teacher by address", "site 2 by name", "site 2 by address"):
+    for name in (
+        "metrics",
+        "outside",
+        "teacher by name",
+        "teacher by address",
+        "site 2 by name",
+        "site 2 by address",
+        "prometheus by address",
+    ):
         assert seen.connections[name] != "open", name
     # The same doors are open for those who may use them.
-    assert seen.connections["teacher itself"] == seen.connections["metrics themselves"] == "open"
+    for name in ("teacher itself", "metrics themselves", "prometheus itself"):
+        assert seen.connections[name] == "open", name
 
 
 def test_the_coordinator_does_not_reach_the_teacher(seen: Seen):
@@ -206,14 +273,14 @@ def test_only_state_and_temporary_files_can_be_written(seen: Seen, service: str)
     assert seen.locks[service]["writable"] == [*kept, "/tmp"]  # noqa: S108 - the container's
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "prometheus"])
 def test_resources_are_limited_and_ports_are_on_loopback_only(seen: Seen, service: str):
     host = seen.inspected[service]["HostConfig"]
     assert host["Memory"] > 0
     assert host["NanoCpus"] > 0
     assert host["PidsLimit"] > 0
     bound = [binding["HostIp"] for bindings in (host["PortBindings"] or {}).values() for binding in bindings]
-    assert set(bound) == ({"127.0.0.1"} if service in ("teacher", "coordinator") else set())
+    assert set(bound) == ({"127.0.0.1"} if service in ("teacher", "coordinator", "prometheus") else set())
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -222,14 +289,39 @@ def test_a_site_holds_its_own_secrets_and_data_only(seen: Seen, site: str):
     assert mounts == {f"certificates-{site}": False, f"data-{site}": False, f"state-{site}": True}
 
 
-def test_the_teacher_answers_the_host_with_a_token_only(seen: Seen):
+def test_the_teacher_answers_the_host_with_token_and_certificate_only(seen: Seen):
     assert seen.answer["status"] == 200
     assert seen.answer["objects"]
     assert seen.refused >= 400
+    assert seen.stranger == UNKNOWN_CERTIFICATE
 
 
 def test_metrics_are_served_after_the_run(seen: Seen):
     assert f"fedmentor_round {float(ROUNDS)}" in seen.metrics
+
+
+def test_the_dashboard_shows_the_run_and_its_witnesses(seen: Seen):
+    assert seen.dashboard["progress"]["outcome"] == "completed"
+    assert [entry["dice"] for entry in seen.dashboard["rounds"]] == [entry["dice"] for entry in seen.report["rounds"]]
+    assert seen.dashboard["audit"]["countersigned"] == list(SITES)
+    assert f"http://127.0.0.1:{seen.containers.metrics_port}/" in seen.first_up
+
+
+def test_prometheus_watches_and_no_alert_fires(seen: Seen):
+    assert seen.prometheus["up"] == "1"
+    assert seen.prometheus["fedmentor_round"] == str(ROUNDS)
+    assert seen.prometheus["fedmentor_run_failed"] == "0"
+    assert len(seen.prometheus["alerts"]) > 5
+    assert seen.prometheus["health"] == {"ok"}
+    assert seen.prometheus["firing"] == []
+
+
+def test_prometheus_is_locked_down_as_the_others_are(seen: Seen):
+    found = seen.inspected["prometheus"]
+    assert found["Config"]["User"] == "65534:65534"
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert found["HostConfig"]["CapDrop"] == ["ALL"]
+    assert {mount["Destination"]: mount["RW"] for mount in found["Mounts"]} == {"/etc/fedmentor": False, "/prometheus": True}
 
 
 def test_down_leaves_nothing(seen: Seen):

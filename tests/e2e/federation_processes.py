@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from fedmentor.ids import SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
 from study.processes import Child, Children, children, wait_for_file
 
+FEDMENTOR = (sys.executable, "-m", "fedmentor")
 SITES = tuple(SiteId(name) for name in ("east", "north", "south", "west"))
 IMAGES_PER_SITE, HELD_OUT_PER_SITE = 5, 1
 ROUNDS = 2

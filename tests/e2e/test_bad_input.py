@@ -11,13 +11,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from federation_processes import FEDMENTOR
 from PIL import Image
 
 from fed_node.data.phantom import write_phantoms
@@ -28,7 +28,6 @@ from fedmentor.teacher.endpoint import STATE_FILE
 
 pytestmark = pytest.mark.e2e
 
-FEDMENTOR = (sys.executable, "-m", "fedmentor")
 SITES = ("--site", "site-1", "--site", "site-2", "--site", "site-3")
 COORDINATOR = ("--model", "model", "--state", "new", "--certificates", "new")
 BOX = ("--box", "1,1,60,60")

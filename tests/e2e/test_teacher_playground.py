@@ -1,15 +1,12 @@
 """The page in a real Chromium: an image is dropped, a box is drawn with the mouse, the mask is seen, moved and kept."""
 
 import base64
-import json
-import os
-import shutil
-import subprocess
 import threading
 import time
 
 import numpy as np
 import pytest
+from headless_browser import CHROMIUM, PATIENCE_S, Browser
 
 from fedmentor.teacher.client import TeacherClient
 from fedmentor.teacher.images import png_bytes, read_image
@@ -20,77 +17,12 @@ from teacher_service.playground import PlaygroundServer
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
 HEIGHT, WIDTH = 150, 200
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
-PATIENCE_S = 60.0
 
 
-class Browser:
-    """A headless Chromium, spoken to over its debugging pipe (Chrome DevTools Protocol)."""
-
-    def __init__(self, profile):
-        (their_input, self._output), (self._input, their_output) = os.pipe(), os.pipe()
-        options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}")
-        command = f'exec "$@" 3<&{their_input} 4>&{their_output}'
-        self._process = subprocess.Popen(
-            ["/bin/bash", "-c", command, "chromium", CHROMIUM, *options, "--remote-debugging-pipe"],
-            pass_fds=(their_input, their_output),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(their_input)
-        os.close(their_output)
-        self._left, self._number, self._session = b"", 0, None
-
-    def close(self):
-        """End the browser."""
-        self._process.terminate()
-        self._process.wait(30)
-        os.close(self._input)
-        os.close(self._output)
-
-    def open(self, url):
-        """Show a page; later calls are about it."""
-        target = self.call("Target.createTarget", url=url)["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.until("document.readyState === 'complete' && playground.card !== null")
-
-    def call(self, method, **parameters):
-        """One command and its result; events are passed over."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._output, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def _next(self):
-        while b"\0" not in self._left:
-            block = os.read(self._input, 1 << 16)
-            assert block, "the browser ended"
-            self._left += block
-        message, self._left = self._left.split(b"\0", 1)
-        return json.loads(message)
-
-    def value(self, expression):
-        """What a JavaScript expression gives."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
-
-    def until(self, expression):
-        """Wait until an expression is true."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not self.value(f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"):
-            assert time.monotonic() < deadline, expression
-            time.sleep(0.05)
+class PlaygroundBrowser(Browser):
+    """A browser with a mouse on the page's image."""
 
     def mouse(self, *steps):
         """(kind, x, y) on the image, in its own pixels."""
@@ -105,7 +37,7 @@ def browser(tmp_path_factory):
     """One browser for all tests."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
+    browser = PlaygroundBrowser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 
@@ -118,7 +50,7 @@ def page(browser, tmp_path):
         thread.start()
         browser._session = None
         browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-        browser.open(server.url)
+        browser.open(server.url, "playground.card !== null")
         drop(browser, png_bytes(PIXELS), "x.png")
         browser.until("playground.picture !== null")
         yield browser

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -207,6 +208,31 @@ def test_the_keepers_probe_tells_a_server_that_answers_from_one_that_does_not(se
     (tmp_path / STATE_FILE).write_text(json.dumps({**state, "key_file": str(tmp_path / "key_file.json")}))
     assert subprocess.run([*probe, str(tmp_path)], check=False, timeout=120).returncode == 1
     assert subprocess.run([*probe, str(tmp_path / "nowhere")], check=False, timeout=120).returncode == 1
+
+
+def test_stop_finishes_what_was_taken_and_tells_the_rest_to_come_again(tmp_path):
+    running = start(ServerConfig(tmp_path))
+    answered, refused = [], []
+
+    def ask(seed):
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)
+        with TorchServeTeacher(running.endpoint, Patience(busy_s=0.0, absent_s=0.0, lost_s=0.0)) as client:
+            try:
+                answered.append(client.soften(pixels, Prompt((Box(8, 8, 56, 56),))))
+            except TeacherUnreachable as error:
+                refused.append(error.message)
+
+    with ThreadPoolExecutor(12) as pool:  # three times what the worker takes at once
+        asked = [pool.submit(ask, seed) for seed in range(12)]
+        while not answered:  # the worker has taken the first batch and is at the second
+            time.sleep(0.02)
+        stop(tmp_path)
+        for each in asked:
+            each.result()
+    running.stop()
+    assert len(answered) + len(refused) == 12
+    assert refused
+    assert set(refused) == {"the teacher is being stopped"}
 
 
 def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from bad_input import scratch
 from secure_crew import NAMES
-from served_coordinator import NAME
+from served_coordinator import NAME, served
+from wrong_certificates import NOW, SITES, World, deny
 
-from fedmentor.identity.authority import throwaway
+from coordinator.testing import ToyFederation
+from fedmentor.identity.authority import Authority, throwaway
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +29,22 @@ def place() -> Iterator[Path]:
     """For a coordinator's state."""
     with scratch() as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One coordinator for all cases. It trusts two authorities, as in a rotation: the federation's and one that has expired."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = throwaway(folder, NAME, SITES, ["localhost", "127.0.0.1"])
+    expired = Authority.create(NAME, NOW - timedelta(days=60), timedelta(days=30))
+    federation = ToyFederation(tmp_path_factory.mktemp("federation"))
+    federation.connect()
+    federation.settle()
+    try:
+        with served(federation, folder, authority.pem + expired.pem) as one:
+            made = World(authority, expired, Authority.create(NAME, NOW), folder, one)
+            made.revoked, made.revoked_key = made.good(), made.good()
+            deny(made)
+            yield made
+    finally:
+        federation.close()

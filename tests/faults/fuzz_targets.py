@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fuzz_files import file_targets, in_file, teacher_targets
 from fuzz_handlers import handler_targets
+from fuzz_kit import kit_targets
 from fuzz_mutation import mutated_json, mutating_message
 from fuzz_target import NAME, REFUSALS, SITE, Target
 from google.protobuf.message import Message
@@ -58,6 +59,7 @@ def all_targets(folder: Path) -> dict[str, Target]:
     return {
         **wire_targets(crew, said),
         **secagg_targets(said),
+        **kit_targets(folder),
         **document_targets(folder),
         **audit_targets(),
         **file_targets(folder),

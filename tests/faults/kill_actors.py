@@ -22,8 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import simulated_federation
-from simulated_federation import AUDIT_KEYS, COORDINATOR_KEY, GRACE_SECONDS, Federation, Site
+import simulated_site
+from simulated_federation import GRACE_SECONDS, Federation
+from simulated_site import AUDIT_KEYS, COORDINATOR_KEY, Site
 
 from coordinator.app import JOURNAL_FILE, SPOOL_FOLDER, EngineParts, build_engine
 from coordinator.audit.notary import Notary
@@ -285,7 +286,7 @@ class RoutedService:
 
 
 class Around:
-    """What a Site of simulated_federation.py asks of its federation."""
+    """What a Site of simulated_site.py asks of its federation."""
 
     audited = True
 
@@ -310,10 +311,10 @@ def live_as_site(line: Connection, federation: Federation, name: Any, life: Life
     watch_files(places, site.folder)
     # The stores are exchanged in this process only.
     outbox = (lambda _: MemoryOutbox()) if life.bug == "outbox-in-memory" else SqliteOutbox
-    simulated_federation.SqliteOutbox = lambda folder: MortalStore(outbox(folder), places)
-    simulated_federation.SqliteWitnessStore = lambda folder: MortalStore(SqliteWitnessStore(folder), places)
+    simulated_site.SqliteOutbox = lambda folder: MortalStore(outbox(folder), places)
+    simulated_site.SqliteWitnessStore = lambda folder: MortalStore(SqliteWitnessStore(folder), places)
     if life.bug == "marks-in-memory":
-        simulated_federation.FileMarks = lambda _: MemoryMarks()
+        simulated_site.FileMarks = lambda _: MemoryMarks()
     site.lives = life.number
     site.clock.advance(life.now_s)
 

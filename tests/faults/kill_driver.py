@@ -37,7 +37,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulation"))
 
 from kill_actors import Life, answered, live_as_coordinator, live_as_site, result_of
-from simulated_federation import COLLECT_SECONDS, QUORUM, ROUNDS, SITES, Federation, X, check_audit
+from simulated_federation import COLLECT_SECONDS, QUORUM, ROUNDS, Federation, check_audit
+from simulated_site import SITES, X
 
 from coordinator.store.sqlite import JOURNAL_FILE, SqliteJournal
 from fed_node.outbox_store import SqliteOutbox

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from simulated_federation import AUDIT_KEYS, SITES, Federation, check_audit
+from simulated_federation import Federation, check_audit
+from simulated_site import AUDIT_KEYS, SITES
 
 from coordinator.audit.cli import audit
 from coordinator.audit.reading import read_trail, write_export

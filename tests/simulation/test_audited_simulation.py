@@ -12,20 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from simulated_federation import (
-    CAMPAIGN,
-    FAULTS,
-    LENGTH,
-    MOVES,
-    SITES,
-    TIME,
-    Federation,
-    apply,
-    check,
-    check_audit,
-    names,
-    scratch,
-)
+from simulated_federation import Federation, check, check_audit
+from simulated_schedules import CAMPAIGN, FAULTS, LENGTH, MOVES, TIME, apply, names, scratch
+from simulated_site import SITES
 
 from fed_node.events import Unwitnessed, Witnessed
 from fedmentor.audit.review import Review

@@ -14,19 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from simulated_federation import (
-    CAMPAIGN,
-    COLLECT_SECONDS,
-    EXAMPLES,
-    FAULTS,
-    LENGTH,
-    MOVES,
-    ROUNDS,
-    TIME,
-    Federation,
-    apply,
-    scratch,
-)
+from simulated_federation import COLLECT_SECONDS, ROUNDS, Federation
+from simulated_schedules import CAMPAIGN, EXAMPLES, FAULTS, LENGTH, MOVES, TIME, apply, scratch
 
 from coordinator.app import MODELS_FOLDER
 from fedmentor.federation import Outcome

@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from simulated_federation import (
-    CAMPAIGN,
-    COLLECT_SECONDS,
-    FAULTS,
-    GRACE_SECONDS,
-    LENGTH,
-    MOVES,
-    SITES,
-    TIME,
-    Federation,
-    X,
-    check,
-    play,
-    scratch,
-)
+from simulated_federation import COLLECT_SECONDS, GRACE_SECONDS, Federation, check
+from simulated_schedules import CAMPAIGN, FAULTS, LENGTH, MOVES, TIME, play, scratch
+from simulated_site import SITES, X
 
 from fedmentor.federation import Outcome, RoundRef
 from fedmentor.ids import Attempt, Digest, Round

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
-from simulated_federation import CAMPAIGN, FAULTS, LENGTH, MOVES, SITES, TIME, X, names, play
+from simulated_schedules import CAMPAIGN, FAULTS, LENGTH, MOVES, TIME, names, play
+from simulated_site import SITES, X
 
 from fedmentor.federation import Outcome
 from fedmentor.models import digest_of

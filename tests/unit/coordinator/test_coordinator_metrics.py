@@ -1,16 +1,12 @@
 """Metrics and log: what events and reports become."""
 
-import urllib.request
 from dataclasses import replace
-
-import pytest
 
 from coordinator.events import CallFailed, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
 from coordinator.log import event_log
-from coordinator.metrics import Metrics, served
+from coordinator.metrics import Metrics
 from coordinator.state import PhaseName, RunState
 from coordinator.testing import ToyFederation
-from fedmentor.errors import PortInUse
 from fedmentor.federation import RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 
@@ -42,6 +38,8 @@ def test_events_are_counted():
     assert value("fedmentor_updates_accepted_total", {"site": "b"}) == 1
     assert value("fedmentor_updates_refused_total", {"site": "a", "kind": "UpdateRejected"}) == 1
     assert value("fedmentor_site_dice", {"site": "b"}) == 0.75
+    assert value("fedmentor_site_connected", {"site": "a"}) == 0
+    assert value("fedmentor_site_connected", {"site": "b"}) == 1
 
 
 def test_reports_are_shown(tmp_path):
@@ -52,6 +50,11 @@ def test_reports_are_shown(tmp_path):
     metrics.show(federation.engine.report())
     assert metrics.registry.get_sample_value("fedmentor_dice") == 0.5
     assert metrics.registry.get_sample_value("fedmentor_round_bytes_up") == 3 * 156
+    assert metrics.registry.get_sample_value("fedmentor_run_over") == 1
+    assert metrics.registry.get_sample_value("fedmentor_run_failed") == 0
+    assert metrics.registry.get_sample_value("fedmentor_site_connected", {"site": federation.engine.report().roster[0]}) == 0
+    metrics.show(federation.engine.report().model_copy(update={"outcome": "failed"}))
+    assert metrics.registry.get_sample_value("fedmentor_run_failed") == 1
     metrics.show(replace_rounds(federation))
     federation.close()
 
@@ -60,14 +63,14 @@ def replace_rounds(federation):
     return federation.engine.report().model_copy(update={"rounds": ()})
 
 
-def test_metrics_are_served_on_loopback_while_asked_for():
-    with served(Metrics(), None) as port:
-        assert port is None
-    with served(Metrics(), 0) as port:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-        with pytest.raises(PortInUse), served(Metrics(), port):
-            pass
-    assert "fedmentor_sites_connected" in text
+def test_disk_and_certificate_are_looked_up_when_they_are_asked_for(tmp_path):
+    metrics, expiry = Metrics(), [7.0]
+    metrics.watch(tmp_path, lambda: expiry[-1])
+    value = metrics.registry.get_sample_value
+    assert 0 <= value("fedmentor_state_free_bytes") < value("fedmentor_state_size_bytes")
+    assert value("fedmentor_certificate_expiry_seconds") == 7
+    expiry.append(8.0)
+    assert value("fedmentor_certificate_expiry_seconds") == 8
 
 
 def test_the_log_has_a_line_an_event(tmp_path):

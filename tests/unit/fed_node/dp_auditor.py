@@ -7,7 +7,7 @@ optimiser is handed, times the expected batch: the clipped sum with its noise, i
     no clip                 norm of what is published when every patient's gradient is far over C and the noise small
     batch loss              gradient of one patient with one neighbour and with another
     shuffle-as-Poisson      spread of the batch sizes against the binomial distribution's
-    lost ledger             tests/contract/test_ledger_contract.py and test_fed_node_privacy.py
+    lost ledger             tests/contract/test_ledger_contract_disk.py and test_fed_node_privacy.py
 """
 
 from __future__ import annotations

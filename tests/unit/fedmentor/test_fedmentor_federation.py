@@ -88,8 +88,9 @@ def test_bytes_that_are_no_manifest_are_a_config_error(data):
 
 def test_unknown_keys_in_bytes_are_refused():
     data = json.loads(_manifest().to_bytes()) | {"surprise": 1}
-    with pytest.raises(ConfigError, match="surprise"):
+    with pytest.raises(ConfigError, match="does not know 'surprise'") as caught:
         manifest_from_bytes(json.dumps(data).encode())
+    assert "get a new kit from the registrar" in caught.value.cure
 
 
 def test_a_manifest_cannot_be_changed():

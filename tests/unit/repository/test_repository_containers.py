@@ -69,6 +69,27 @@ def test_a_build_that_fails_is_told(tmp_path):
     assert done.stderr.splitlines()[:2] == ["no space left", "error: the image fedmentor/coordinator:latest was not built"]
 
 
+def test_monitoring_is_started_where_it_is_asked_for_and_always_taken_down(containers):
+    plain = containers.Federation(("docker", "compose"), "p", "", ROOT)
+    asked = containers.Federation(("docker", "compose"), "p", "", ROOT, monitoring=True)
+    assert "--profile" not in plain.command("up", "--detach")
+    assert asked.command("up", "--detach")[-4:] == ["--profile", "monitoring", "up", "--detach"]
+    assert plain.command("down")[-3:] == ["--profile", "monitoring", "down"]
+
+
+def test_a_prometheus_that_cannot_be_had_is_named(tmp_path):
+    answers = '"image --format"|version*) echo amd64;; image*|pull*) echo no route >&2; exit 1;;'
+    program(tmp_path / "docker", f'case "$1 $3" in {answers} esac')
+    settings = {"FEDMENTOR_TAG": "x", "FEDMENTOR_RESULTS": str(tmp_path / "results"), "FEDMENTOR_PROMETHEUS_IMAGE": "mine:1"}
+    done = script(tmp_path, "up", MONITORING="1", **settings)
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "error: docker pull failed: no route",
+        "error: the image mine:1 is not here and cannot be fetched",
+        "  try: docker load it, or name one that is here with FEDMENTOR_PROMETHEUS_IMAGE",
+    ]
+
+
 def test_images_that_are_not_here_or_of_another_machine_are_named(tmp_path):
     settings = {"FEDMENTOR_TAG": "x", "FEDMENTOR_RESULTS": str(tmp_path / "results")}
     program(tmp_path / "docker", 'case "$1" in image) exit 1;; esac')
@@ -149,7 +170,7 @@ def test_a_site_shares_a_network_with_the_coordinator_only():
         assert COMPOSE["networks"][site] == {"internal": True}
         assert COMPOSE["services"][site]["networks"] == [site]
     assert members["mentor"] == {"teacher", "distil"}
-    assert members["operator"] == {"coordinator"}
+    assert members["operator"] == {"coordinator", "prometheus"}
 
 
 def test_steps_without_need_of_a_network_have_none():
@@ -159,15 +180,22 @@ def test_steps_without_need_of_a_network_have_none():
 
 def test_no_secret_is_mounted_where_it_does_not_belong():
     for name, rules in COMPOSE["services"].items():
-        certificates = {volume.partition(":")[0] for volume in rules["volumes"] if volume.startswith("certificates-")}
+        certificates = {volume for volume in volumes_of(rules) if volume.startswith("certificates-")}
         allowed = {"plan": {"certificates-public"}, "coordinator": {"certificates-coordinator"}}
         expected = allowed.get(name, {f"certificates-{name}"} if name in SITES else set())
         assert name == "registrar" or certificates == expected
 
 
 def test_all_volumes_are_declared_and_used():
-    used = {volume.partition(":")[0] for rules in COMPOSE["services"].values() for volume in rules["volumes"]}
+    used = {volume for rules in COMPOSE["services"].values() for volume in volumes_of(rules)}
     assert used == set(COMPOSE["volumes"])
+
+
+def volumes_of(rules: dict) -> list[str]:
+    """Names of the volumes that a service mounts, in the short or the long form."""
+    long = [volume for volume in rules["volumes"] if isinstance(volume, dict)]
+    short = [volume.partition(":")[0] for volume in rules["volumes"] if isinstance(volume, str)]
+    return short + [volume["source"] for volume in long if volume["type"] == "volume"]
 
 
 def test_the_four_sites_differ_in_their_names_only():

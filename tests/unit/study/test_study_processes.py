@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -90,3 +91,37 @@ def test_a_second_ctrl_c_cuts_the_grace_short_and_still_leaves_nobody(tmp_path):
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert child.process.returncode == -signal.SIGKILL
     assert not alive(child.process.pid)
+
+
+TIED = """
+import os, sys, time
+from study.child import end_with
+end_with(int(sys.argv[2]))
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(os.getpid()))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
+    ready, script = tmp_path / "ready", tmp_path / "tied.py"
+    script.write_text(TIED)
+    parent = "import os, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:], str(os.getpid())])"
+    with children(PYTHON) as group:
+        started = group.start("parent", [parent, str(script), str(ready)], tmp_path)
+        pid = int(wait_for_file(ready, started, timeout_s=60))
+        started.process.kill()
+        started.process.wait()
+        deadline = time.monotonic() + 60
+        while alive(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_child_whose_parent_is_gone_does_not_begin(tmp_path):
+    script = tmp_path / "tied.py"
+    script.write_text(TIED)
+    with children((sys.executable,)) as group:
+        child = group.start("orphan", [str(script), "unused", "1"], tmp_path)
+        assert child.process.wait(60) == 128 + signal.SIGTERM

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fed_node.data.dataset import open_dataset
 from fed_node.data.phantom import write_phantoms
+from fed_node.student.prompting import prompt_source
 from fedmentor.cli import run
 from fedmentor.errors import EXIT_CONFIG, EXIT_PEER, ConfigError, EmptyDataset, TeacherUnreachable
 from fedmentor.teacher.cache import CachedTeacher, FolderStore, stored_teacher
@@ -15,6 +17,7 @@ from fedmentor.teacher.contract import Box, Prompt, image_digest
 from fedmentor.teacher.prompts import central_box
 from fedmentor.testing.teacher import AnalyticTeacher
 from teacher_service.batch import Batch, BatchOptions, pictures_of
+from teacher_service.batch_prompts import prompt_rule
 from teacher_service.door import InProcessDoor
 from teacher_service.embedding_store import EmbeddingStore
 from teacher_service.local import local_teacher
@@ -158,10 +161,79 @@ def test_an_embedding_on_disk_spares_the_encoding(tmp_path):
     assert later.logits.tobytes() == first.logits.tobytes()
 
 
-@pytest.mark.parametrize("options", [{"auto": "liver"}, {"in_flight": 0}, {"in_flight": 65}])
+@pytest.mark.parametrize("options", [{"in_flight": 0}, {"in_flight": 65}])
 def test_options_out_of_range(options):
     with pytest.raises(ConfigError):
         BatchOptions(**options)
+
+
+@pytest.mark.parametrize("choice", ["liver", "mask:-1", "mask:wide", "mask:nan", "mask:", "absent.csv", "boxes.xlsx"])
+def test_what_is_no_prompt_is_told(choice):
+    with pytest.raises(ConfigError, match=choice):
+        prompt_rule(choice)
+
+
+def test_every_image_gets_the_prompt_of_its_row(dataset, tmp_path):
+    table = tmp_path / "prompts.jsonl"
+    table.write_text('{"id": "0", "boxes": [[1, 2, 30, 20]]}\n\n{"id": "1", "boxes": [[3, 3, 9, 9], [4, 4, 8, 8]]}\n')
+    result, _told = passed(AnalyticTeacher(), FolderStore(tmp_path / "cache"), dataset, rule=prompt_rule(str(table)))
+    assert result.asked == 2
+    assert [name for name, _reason in result.failures] == ["2.png", "3.PNG", "4.npy"]
+    assert "no prompt for image '2'" in result.failures[0][1]
+    stored = stored_teacher(tmp_path / "cache")
+    stored.soften(picture(0), Prompt((Box(1, 2, 30, 20),)))
+    stored.soften(picture(1), Prompt((Box(3, 3, 9, 9), Box(4, 4, 8, 8))))
+
+
+def test_a_box_outside_its_image_leaves_that_image_out(dataset, tmp_path):
+    table = tmp_path / "prompts.csv"
+    table.write_text("id,x0,y0,x1,y1\n" + "".join(f"{index},0,0,{40 + 3 * index},9\n" for index in range(5)))
+    result, _told = passed(AnalyticTeacher(), FolderStore(tmp_path / "cache"), dataset, rule=prompt_rule(str(table)))
+    assert result.asked == 3
+    assert [name for name, _reason in result.failures] == ["3.PNG", "4.npy"]
+    assert "outside the image of 48x40" in result.failures[0][1]
+
+
+def test_the_box_around_a_mask_is_what_distillation_asks_for(tmp_path):
+    """Batch and distillation read the same rule in two packages; the labels of one must be found by the other."""
+    write_phantoms(tmp_path / "phantoms", count=2, seed=0, side=64)
+    for sample in open_dataset(tmp_path / "phantoms"):
+        size = sample.pixels().shape
+        for choice in ("mask", "mask:5", "central", "lungs", "whole"):
+            assert prompt_rule(choice).prompt(sample.image, size) == prompt_source(choice).prompt(sample, size)
+        tight, wide = (prompt_rule(choice).prompt(sample.image, size).boxes[0] for choice in ("mask", "mask:5"))
+        assert (tight.x0 - wide.x0, wide.y1 - tight.y1) == (5.0, 5.0)
+
+
+def test_an_image_whose_mask_is_missing_empty_or_of_another_size_is_left_out(dataset, tmp_path):
+    masks = dataset / "masks"
+    masks.mkdir()
+    Image.fromarray(np.pad(np.full((10, 10), 255, np.uint8), ((5, 25), (6, 32)))).save(masks / "0.png")
+    Image.fromarray(np.zeros((40, 48), np.uint8)).save(masks / "1.png")
+    Image.fromarray(np.ones((48, 40), np.uint8)).save(masks / "2.png")
+    (masks / "3.png").write_bytes(b"no picture")
+    result, _told = passed(AnalyticTeacher(), FolderStore(tmp_path / "cache"), dataset, rule=prompt_rule("mask:2"))
+    assert result.asked == 1
+    reasons = dict(result.failures)
+    assert "empty mask" in reasons["1.png"]
+    assert "masks/2.png has shape (48, 40)" in reasons["2.png"]
+    assert "masks/3.png: the file is not" in reasons["3.PNG"]
+    assert "masks/4.png cannot be opened" in reasons["4.npy"]
+    stored_teacher(tmp_path / "cache").soften(picture(0), Prompt((Box(4, 3, 18, 17),)))
+
+
+def test_the_command_takes_a_table_and_names_rows_without_an_image(dataset, tmp_path, capfd):
+    table = tmp_path / "prompts.csv"
+    table.write_text("id,x0,y0,x1,y1\n0,1,1,40,30\nelsewhere,0,0,9,9\n")
+    words = ["teacher", "batch", str(dataset), "--local", "--cache", str(tmp_path / "cache"), "--prompt", str(table)]
+    assert run(words) == 0
+    output, errors = capfd.readouterr()
+    assert "1 images asked about, 0 known already, 4 left out" in output
+    assert "names 1 images that" in errors
+    assert "'elsewhere'" in errors
+    table.write_text("id,x0,y0,x1,y1\n0,1,1,40,30\n1,40,1,1,30\n")
+    assert run(words) == EXIT_CONFIG
+    assert "prompts.csv, line 3: box (40.0, 1.0, 1.0, 30.0) is inverted or empty" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_a_folder_without_images(tmp_path):

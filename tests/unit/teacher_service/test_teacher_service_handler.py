@@ -12,7 +12,7 @@ from fedmentor.teacher.payload import DESCRIBE, decode_answer, request_prompt
 from fedmentor.testing.teacher import AnalyticTeacher
 from teacher_service.handler import TeacherHandler
 from teacher_service.models.lite_medsam import BUNDLED_SHA256
-from teacher_service.settings import REFUSAL_FILE, RUN_FOLDER_VARIABLE
+from teacher_service.settings import REFUSAL_FILE, RUN_FOLDER_VARIABLE, STOPPING_FILE
 from teacher_service.weights import weights_bytes, write_weights
 
 GOOD = {"image": png_bytes(np.zeros((32, 32), np.uint8)), "prompt": request_prompt(Prompt((Box(0, 0, 32, 32),)))}
@@ -91,6 +91,38 @@ def test_only_answers_over_grpc_are_marked_as_the_last_of_a_stream():
         TeacherHandler(AnalyticTeacher()).handle([GOOD, BAD], context)
     assert rest.headers == {}
     assert grpc.headers == {0: ("ts_stream_next", "false"), 1: ("ts_stream_next", "false")}
+
+
+def test_what_comes_while_the_server_is_stopped_is_told_to_come_again(tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path))
+    handler = TeacherHandler(AnalyticTeacher())
+    (tmp_path / STOPPING_FILE).touch()
+    context = Context()
+    refused, described = handler.handle([GOOD, {"prompt": bytearray(DESCRIBE)}], context)
+    assert context.statuses == {0: (503, "stopping")}
+    body = json.loads(refused)
+    assert (body["status"], body["code"]) == (503, "stopping")
+    assert json.loads(described)["teacher"]["architecture"] == "analytic-ellipse"
+    (tmp_path / STOPPING_FILE).unlink()
+    (answered,) = handler.handle([GOOD], Context())
+    assert decode_answer(answered).logits.any()
+
+
+def test_a_batch_that_was_taken_before_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path))
+
+    class Stopped(AnalyticTeacher):
+        """The server is stopped while the first image is computed."""
+
+        def ask(self, image, prompt, extras):
+            """See Foundation."""
+            (tmp_path / STOPPING_FILE).touch()
+            return super().ask(image, prompt, extras)
+
+    context = Context()
+    replies = TeacherHandler(Stopped()).handle([GOOD, GOOD], context)
+    assert context.statuses == {}
+    assert all(decode_answer(reply).logits.any() for reply in replies)
 
 
 def test_reason_phrases_are_plain_ascii():

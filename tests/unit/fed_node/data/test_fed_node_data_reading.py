@@ -126,7 +126,7 @@ def test_a_palette_dicom_is_refused(tmp_path):
 @pytest.mark.parametrize("field", ["RescaleSlope", "WindowWidth"])
 def test_a_dicom_whose_window_is_not_a_number_is_refused(tmp_path, field):
     fields = {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": 400, "WindowWidth": 800, field: "nan"}
-    with pytest.raises(UnreadableImage, match="a.dcm: the image holds values that are not finite numbers"):
+    with pytest.raises(UnreadableImage, match=r"a\.dcm: the image holds values that are not finite numbers"):
         read_image(write_dicom(tmp_path / "a.dcm", RAMP, **fields))
 
 

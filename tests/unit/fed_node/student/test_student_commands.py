@@ -84,6 +84,14 @@ def test_two_teachers_are_a_usage_error(dataset, tmp_path, more):
     assert quick(dataset, tmp_path, *more).exit_code == 2
 
 
+@pytest.mark.usefixtures("analytic_teacher")
+def test_a_certificate_without_a_url_is_a_usage_error(dataset, tmp_path):
+    (tmp_path / "ca.pem").touch()
+    result = quick(dataset, tmp_path, "--ca-file", tmp_path / "ca.pem")
+    assert result.exit_code == 2
+    assert "--ca-file is for" in result.stderr
+
+
 def test_without_a_running_teacher_nothing_is_written(dataset, tmp_path):
     with pytest.raises(TeacherUnreachable):
         run(distil, dataset, "--out", tmp_path / "student", "--state", tmp_path / "teacher.json")

@@ -10,6 +10,7 @@ import pytest
 from fedmentor.errors import FedMentorError, LimitExceeded, PromptRefused, TeacherUnreachable, UnknownImage, UnreadableImage
 from fedmentor.teacher.client import Patience, TorchServeTeacher
 from fedmentor.teacher.contract import Box, Prompt, image_digest
+from fedmentor.teacher.door import Busy
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
 from fedmentor.teacher.payload import encode_answer, encode_card, encode_error
 from fedmentor.teacher.question import Question
@@ -116,6 +117,18 @@ def test_a_busy_server_is_asked_again_with_growing_pauses(tmp_path):
     served = Served(tmp_path, httpx.Response(503, json=BUSY), httpx.Response(500, json={"code": 500}), httpx.ReadError(""), ANSWER)
     served.client.soften(PIXELS, PROMPT)
     assert served.pauses == [0.1, 0.2, 0.4]
+
+
+def test_a_server_that_is_being_stopped_is_asked_again(tmp_path):
+    stopping = encode_error(Busy("the teacher is being stopped"))
+    assert (stopping["status"], stopping["code"]) == (503, "stopping")
+    over_grpc = httpx.Response(200, json=stopping)  # the status stands in the payload alone
+    served = Served(tmp_path, httpx.Response(503, json=stopping), over_grpc, ANSWER)
+    served.client.soften(PIXELS, PROMPT)
+    assert served.pauses == [0.1, 0.2]
+    served = Served(tmp_path, over_grpc, patience=Patience(busy_s=0.0))
+    with pytest.raises(TeacherUnreachable, match="being stopped"):
+        served.client.soften(PIXELS, PROMPT)
 
 
 def test_patience_with_a_busy_server_ends(tmp_path):

@@ -61,6 +61,18 @@ def test_broken_lines_are_unreachable(code):
     assert type(error_from_call(_Call(code, "socket closed"))) is CoordinatorUnreachable
 
 
+@pytest.mark.parametrize(
+    ("words", "said"), [("certificate is not yet valid", "not valid yet"), ("certificate has expired", "expired")]
+)
+def test_a_certificate_that_the_date_refuses_is_a_matter_of_the_clock(words, said):
+    text = f"failed to connect to all addresses; last error: CERTIFICATE_VERIFY_FAILED: {words}: OK"
+    error = error_from_call(_Call(grpc.StatusCode.UNAVAILABLE, text))
+    assert type(error) is CoordinatorUnreachable
+    assert said in error.message
+    assert "by this machine's clock" in error.message
+    assert "set this machine's clock" in error.cure
+
+
 def test_answers_without_our_name_are_mapped_by_status():
     assert type(error_from_call(_Call(grpc.StatusCode.UNAUTHENTICATED, "no"))) is IdentityRefused
     assert type(error_from_call(_Call(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))) is PolicyRefusal

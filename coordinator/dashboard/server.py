@@ -1,0 +1,100 @@
+"""A small HTTP server for pages that are only read: GET and HEAD, one answer a connection, bounded in every way.
+
+It runs in threads of its own beside the event loop that serves the sites. Whatever a client does, it costs at most one of a few
+threads for a few seconds, and a few kilobytes (coordinator.dashboard.pages.Limits); further clients are turned away. Nothing is
+written down, nothing is taken in, no cookie is set. Only requests that name this machine are answered (its address, or a name that
+its operator gave): a page of another site that is open in the same browser cannot read along by DNS rebinding.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from coordinator.dashboard.handler import PageHandler
+from coordinator.dashboard.pages import Served
+
+_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@contextmanager
+def serving(address: tuple[str, int], served: Served) -> Iterator[int]:
+    """Serve pages while the block runs; gives the bound port.
+
+    Args:
+        address: host and port; 0 takes a free port.
+        served: what is served there.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    server = _Server(address, served)
+    thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(HTTPServer):
+    request_queue_size = 32
+
+    def __init__(self, address: tuple[str, int], served: Served) -> None:
+        family, _, _, _, bound = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self.address_family = family
+        self._served = served
+        self._slots = threading.BoundedSemaphore(served.limits.connections)
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        super().__init__((str(bound[0]), int(bound[1])), BaseHTTPRequestHandler)
+
+    def server_bind(self) -> None:
+        """Without asking the name service for this host's name, as the base class does."""
+        super(HTTPServer, self).server_bind()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """Answer in a thread, as long as there are not too many."""
+        if not isinstance(request, socket.socket):
+            return
+        if not self._slots.acquire(blocking=False):
+            request.setblocking(False)
+            with suppress(OSError):
+                request.send(_BUSY)
+            self.shutdown_request(request)
+            return
+        thread = threading.Thread(target=self._serve, args=(request, client_address), name="page", daemon=True)
+        with self._lock:
+            self._open[request] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no thread left
+            self._let_go(request)
+
+    def server_close(self) -> None:
+        """Hang up on everybody; nothing that is served here is worth waiting for."""
+        super().server_close()
+        with self._lock:
+            left = dict(self._open)
+        for connection, thread in left.items():
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+    def _serve(self, request: socket.socket, client_address: object) -> None:
+        try:
+            with suppress(OSError):  # the client went away, or took too long
+                PageHandler(request, client_address, self, self._served)
+        finally:
+            self._let_go(request)
+
+    def _let_go(self, request: socket.socket) -> None:
+        self.shutdown_request(request)
+        with self._lock:
+            del self._open[request]
+        self._slots.release()
