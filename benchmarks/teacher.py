@@ -62,9 +62,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"load average when started: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} processors\n")
-    limit = in_process(options.images)
+    naive, limit = in_process(options.images)
     with tempfile.TemporaryDirectory() as folder, serving(ServerConfig(Path(folder))) as server:
-        served("lite-medsam", server.endpoint.key_file.parent, options.images, limit)
+        together = served("lite-medsam", server.endpoint.key_file.parent, options.images, limit)
+        print(f"{naive.cpu / together.cpu:.2f} times the naive handler's images a processor second\n")
     if options.sam_med2d:
         with tempfile.TemporaryDirectory() as folder:
             seeded_sam_med2d(Path(folder), options.images)
@@ -78,8 +79,8 @@ def picture(seed: int) -> Pixels:
     return np.clip(190 - 120 * fields + rng.normal(0, 8, (SIDE, SIDE)), 0, 255).astype(np.uint8)
 
 
-def in_process(count: int) -> Cost:
-    """Naive against ours, in turns; the cost of a new image for ours."""
+def in_process(count: int) -> tuple[Cost, Cost]:
+    """Naive against ours, in turns; the cost of a new image for each."""
     tensors = torch.load(io.BytesIO(lite_medsam.bundled_checkpoint()), weights_only=True)
     naive, ours = lite_medsam.build_as_published(tensors), local_teacher()
     costs: dict[str, list[Cost]] = {"naive": [], "limit": [], "limit, known image": []}
@@ -96,7 +97,7 @@ def in_process(count: int) -> Cost:
                 costs[name].append(cost)
     table("lite-medsam, in this process", costs, "naive")
     print(f"largest difference of a soft label, its float16 encoding included: {difference:.1e}\n")
-    return median(costs["limit"])
+    return median(costs["naive"]), median(costs["limit"])
 
 
 def naive_answer(network: object, file: bytes) -> torch.Tensor:
@@ -106,8 +107,8 @@ def naive_answer(network: object, file: bytes) -> torch.Tensor:
     return logits
 
 
-def served(name: str, run_folder: Path, count: int, limit: Cost) -> None:
-    """Single questions one after another, then many clients at a time."""
+def served(name: str, run_folder: Path, count: int, limit: Cost) -> Cost:
+    """Single questions one after another, then many clients at a time; the cost of a new image for those."""
     meter = Meter(run_folder)
     with TorchServeTeacher(read_endpoint(run_folder), Patience(in_flight=CLIENTS)) as client:
         client.soften(picture(900), ONE)
@@ -132,6 +133,7 @@ def served(name: str, run_folder: Path, count: int, limit: Cost) -> None:
         )
         print(f"{limit.cpu / together.cpu:.2f} of the limit's images a processor second")
         print(f"memory: {meter.memory()}\n")
+    return together
 
 
 def seeded_sam_med2d(folder: Path, count: int) -> None:

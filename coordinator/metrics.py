@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -81,9 +82,18 @@ class Metrics:
             expiry: gives the Unix time at which the certificate in force expires.
         """
         gauges = {
-            "fedmentor_state_free_bytes": ("Room for state on its file system.", lambda: shutil.disk_usage(state).free),
-            "fedmentor_state_size_bytes": ("Size of the state's file system.", lambda: shutil.disk_usage(state).total),
+            "fedmentor_state_free_bytes": ("Room for state on its file system.", lambda: _usage(state)[0]),
+            "fedmentor_state_size_bytes": ("Size of the state's file system.", lambda: _usage(state)[1]),
             "fedmentor_certificate_expiry_seconds": ("Unix time at which the certificate expires.", expiry),
         }
         for name, (what, look_up) in gauges.items():
             Gauge(name, what, registry=self.registry).set_function(look_up)
+
+
+def _usage(folder: Path) -> tuple[float, float]:
+    """Free and total bytes; NaN where the disk does not say, since the other metrics are wanted then more than ever."""
+    try:
+        found = shutil.disk_usage(folder)
+    except OSError:
+        return nan, nan
+    return found.free, found.total

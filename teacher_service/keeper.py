@@ -58,7 +58,8 @@ class Plan:
         probe: command that ends with 0 where the server answers a prediction; empty for none.
         probe_s: pause between probes, seconds.
         unhealthy_s: so long after the last answered probe the server is started again.
-        most_deaths: within DEATHS_WITHIN_S, before the keeper gives up.
+        most_deaths: within DEATHS_WITHIN_S, before the keeper gives up: a server that lives for twenty seconds on average is
+            started again for ever, one that dies while it starts is not.
     """
 
     command: list[str]
@@ -68,7 +69,7 @@ class Plan:
     probe: list[str] = field(default_factory=list)
     probe_s: float = 30.0
     unhealthy_s: float = 240.0
-    most_deaths: int = 20
+    most_deaths: int = 30
 
     def write(self, run_folder: Path) -> None:
         """Leave the plan for the keeper."""

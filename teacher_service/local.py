@@ -104,14 +104,14 @@ class LocalTeacher:
         if self._images_at_once == 1:
             return
         with self._lock:
-            new = [
-                (name, pixels) for name, pixels in {image_digest(each): each for each in images}.items() if not self._holds(name)
-            ]
+            named = {image_digest(pixels): pixels for pixels in images}
+            new = [name for name in named if not self._holds(name)]
             for first in range(0, len(new), self._images_at_once):
                 some = new[first : first + self._images_at_once]
-                prepared = np.stack([self._architecture.preprocessing.image(pixels) for _name, pixels in some])
-                for (name, pixels), embedding in zip(some, self._network.encode(torch.from_numpy(prepared)).split(1), strict=True):
-                    self._keep(name, Seen(embedding.clone(), (pixels.shape[0], pixels.shape[1])))
+                prepared = np.stack([self._architecture.preprocessing.image(named[name]) for name in some])
+                encoded = torch.split(self._network.encode(torch.from_numpy(prepared)), 1)
+                for name, embedding in zip(some, encoded, strict=True):
+                    self._keep(name, Seen(embedding.clone(), (named[name].shape[0], named[name].shape[1])))
 
     def ask(self, image: Pixels | Digest, prompt: Prompt, extras: Extras) -> Answer:
         """See Foundation."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 from coordinator.dashboard.pages import HEADERS, Answer, Asked, Route, Served
 from coordinator.events import CallFailed
 from fedmentor.errors import FedMentorError
+
+_HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")
+"""A Host header's name or address, lower-case, with or without a port (RFC 9110, section 7.2)."""
 
 
 class _TooLong(Exception):
@@ -119,17 +122,18 @@ class PageHandler(BaseHTTPRequestHandler):
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1:
             return False
-        with suppress(ValueError):
-            name = (urlsplit(f"//{hosts[0]}").hostname or "").rstrip(".")
-            return name in self._served.names or name == "localhost" or _is_address(name)
-        return False
+        found = _HOST.fullmatch(hosts[0].lower())
+        if found is None:
+            return False
+        name = (found["address"] or found["name"]).rstrip(".")
+        return name in self._served.names or name == "localhost" or _is_address(name)
 
     def _answer(self, route: Route, query: str) -> None:
         asked = Asked(query, self.headers.get("Accept", ""), self.headers.get("Accept-Encoding", ""))
         try:
             answer = route(asked)
-        except FedMentorError as error:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, error.message)
+        except FedMentorError:  # its sentence names folders, which are not for whoever connects
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the journal cannot be read now; look at the state folder's disk")
         except Exception:  # noqa: BLE001 - the rim: private text goes to the log, a fixed sentence to the client
             self._served.observe(CallFailed("page", None, traceback.format_exc()))
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the coordinator's log says what went wrong")
@@ -154,7 +158,7 @@ class PageHandler(BaseHTTPRequestHandler):
 def _is_address(host: str) -> bool:
     """Whether a host is a plain address, which no name service was asked for."""
     try:
-        ip_address(host.partition("%")[0])
+        ip_address(host)
     except ValueError:
         return False
     return True

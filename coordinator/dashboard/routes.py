@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -29,6 +30,12 @@ def metrics_routes(registry: CollectorRegistry) -> Mapping[str, Route]:
     application = make_wsgi_app(registry)
 
     def metrics(asked: Asked) -> Answer:
+        try:
+            return made(asked)
+        except (TypeError, ValueError):  # the library reads versions in Accept as numbers, whatever stands there
+            return made(replace(asked, accept=""))
+
+    def made(asked: Asked) -> Answer:
         told: dict[str, str] = {}
 
         def start(_status: str, headers: list[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +19,8 @@ from coordinator.dashboard.handler import PageHandler
 from coordinator.dashboard.pages import Served
 
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_PAUSE_SECONDS = 0.1
 
 
 @contextmanager
@@ -58,6 +61,14 @@ class _Server(HTTPServer):
         """Without asking the name service for this host's name, as the base class does."""
         super(HTTPServer, self).server_bind()
 
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Take a connection; where that fails, as without a free descriptor, wait: the next look would fail at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE_SECONDS)
+            raise
+
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         """Answer in a thread, as long as there are not too many."""
         if not isinstance(request, socket.socket):
@@ -77,14 +88,15 @@ class _Server(HTTPServer):
             self._let_go(request)
 
     def server_close(self) -> None:
-        """Hang up on everybody; nothing that is served here is worth waiting for."""
+        """Hang up on everybody; nothing that is served here is worth waiting for, such as a disk that does not answer."""
         super().server_close()
+        end_s = time.monotonic() + self._served.limits.answer_seconds
         with self._lock:
             left = dict(self._open)
         for connection, thread in left.items():
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def _serve(self, request: socket.socket, client_address: object) -> None:
         try:

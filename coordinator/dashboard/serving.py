@@ -59,6 +59,8 @@ def _in_url(host: str) -> str:
 def _refused(what: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
+    except UnicodeError as error:  # a label of more than 63 characters
+        raise ConfigError(f"{what} cannot be served on {host[:80]!r}: no such name", cure=f"see --{what}-host") from error
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigError(f"{what} cannot be served on {host}: {error.strerror}", cure=f"see --{what}-host") from error

@@ -15,7 +15,7 @@ from fed_node.cli.check import check
 from fed_node.cli.checkpoint import checkpoint
 from fed_node.cli.ledger import ledger
 from fedmentor.cli.enrol import enrol_site, renew_site
-from fedmentor.cli.kit import unpack
+from fedmentor.cli.kit import unit, unpack
 from fedmentor.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_POLICY
 from fedmentor.signals import ending_signals
 
@@ -36,6 +36,7 @@ node.add_command(check)
 node.add_command(ledger)
 node.add_command(checkpoint)
 node.add_command(unpack)
+node.add_command(unit)
 node.add_command(enrol_site)
 node.add_command(renew_site)
 

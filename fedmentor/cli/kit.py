@@ -78,6 +78,18 @@ def unpack(archive: Path, folder: Path, authority: str | None, *, as_json: bool)
     _show_laid(checked, lay(checked, folder), as_json=as_json)
 
 
+@click.command()
+def unit() -> None:
+    """Print the systemd unit of this program, for /etc/systemd/system/fedmentor-node.service.
+
+    It comes from what root installed. The copy in a kit lies where the node itself may write.
+    """
+    from fedmentor.kit.contents import UNIT_FILE
+    from fedmentor.kit.program import resource
+
+    click.echo(resource(UNIT_FILE), nl=False)
+
+
 def _invite(options: dict[str, Any]) -> Invite | FreshInvite | None:
     from fedmentor.identity.invite import MAX_INVITE_BYTES, invite_from_bytes
     from fedmentor.kit.make import FreshInvite

@@ -23,11 +23,12 @@ from fedmentor.identity.signed import (
     check_signature,
     document_from_bytes,
 )
-from fedmentor.kit.archive import MAX_UNPACKED_BYTES, unpack
+from fedmentor.kit.archive import unpack
 from fedmentor.kit.contents import (
     INVITE_FILE,
     MANIFEST_FILE,
     MANIFEST_SIGNATURE_FILE,
+    MAX_RECORD_BYTES,
     RECORD_FILE,
     RECORD_SIGNATURE_FILE,
     SEALS,
@@ -37,6 +38,7 @@ from fedmentor.kit.contents import (
     sha256,
     sums,
 )
+from fedmentor.kit.program import program_files
 
 _ANOTHER = "ask the registrar for another kit"
 
@@ -73,7 +75,7 @@ def check_kit(data: bytes, fingerprint: str | None = None) -> CheckedKit:
     SHA256SUMS says, and none is missing; 4. the authority whose fingerprint a person compared, where one did, is in it; 5. that one
     signed the record, which names every file, the bundle of authorities too; 6. the bundle signed roster and deny-list, which are
     of the record's federation; 7. the manifest names the site, and its approval is the bundle's; 8. the invite is this site's, and
-    of the same bundle.
+    of the same bundle; 9. what is run as root, the unit and the Compose file, is this program's own.
 
     What the caller still owes: where no fingerprint was compared, to say so. Without it, all that is shown is that whoever made the
     kit made all of it.
@@ -83,7 +85,7 @@ def check_kit(data: bytes, fingerprint: str | None = None) -> CheckedKit:
         fingerprint: SHA-256 of the authority as the registrar read it out; None where nobody asked.
 
     Raises:
-        ConfigError: 1, 2, 3, or a document is not what it should be.
+        ConfigError: 1, 2, 3, 9, or a document is not what it should be.
         IdentityRefused: 4 to 8.
     """
     files = unpack(data)  # 1
@@ -96,15 +98,17 @@ def check_kit(data: bytes, fingerprint: str | None = None) -> CheckedKit:
     roster = roster_from_bytes(_signed(files, ROSTER_FILE, ROSTER_SIGNATURE_FILE, authorities), "the kit's roster")  # 6
     revoked = None
     if REVOKED_FILE in files:
-        data = _signed(files, REVOKED_FILE, REVOKED_SIGNATURE_FILE, authorities)
-        revoked = revocations_from_bytes(data, "the kit's deny-list")
+        listed = _signed(files, REVOKED_FILE, REVOKED_SIGNATURE_FILE, authorities)
+        revoked = revocations_from_bytes(listed, "the kit's deny-list")
     if roster.federation != record.federation or (revoked is not None and revoked.federation != record.federation):
         raise IdentityRefused("the kit's roster or deny-list is another federation's", cure=_ANOTHER)
     run = _checked_run(files, record)  # 7
     if run is not None and MANIFEST_SIGNATURE_FILE in files:
         _signed(files, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, authorities)
     known = tuple(authority_fingerprint(one) for one in (signer, *(one for one in authorities if one != signer)))
-    return CheckedKit(files, record, known, fingerprint is not None, roster, revoked, _checked_invite(files, record), run)  # 8
+    invite = _checked_invite(files, record)  # 8
+    _check_program(files, record)  # 9
+    return CheckedKit(files, record, known, fingerprint is not None, roster, revoked, invite, run)
 
 
 def _trusted(authorities: Sequence[x509.Certificate], fingerprint: str | None) -> list[x509.Certificate]:
@@ -151,7 +155,7 @@ def _check_sums(files: Mapping[str, bytes]) -> None:
 
 
 def _checked_record(data: bytes, files: Mapping[str, bytes]) -> KitRecord:
-    record = document_from_bytes(KitRecord, data, MAX_UNPACKED_BYTES, "the kit's record")
+    record = document_from_bytes(KitRecord, data, MAX_RECORD_BYTES, "the kit's record")
     if record.files != {name: sha256(content) for name, content in files.items() if name not in SEALS}:
         raise IdentityRefused("the kit holds other files than its registrar signed", cure=_ANOTHER)
     return record
@@ -177,3 +181,12 @@ def _checked_invite(files: Mapping[str, bytes], record: KitRecord) -> Invite | N
     if not same:
         raise IdentityRefused("the kit's invite is another site's, or of another authority", cure=_ANOTHER)
     return invite
+
+
+def _check_program(files: Mapping[str, bytes], record: KitRecord) -> None:
+    for name, own in program_files(record.site, record.federation, record.software).items():
+        if files[name] != own:
+            raise ConfigError(
+                f"the kit's {name} is not that of this FedMentor, and no other is run here",
+                cure=f"install FedMentor {record.software}, with which the kit was made, or ask the registrar for another kit",
+            )

@@ -37,6 +37,9 @@ from fedmentor.text import one_line
 
 KIT_FORMAT: Final = "fedmentor-kit-1"
 
+MAX_RECORD_BYTES: Final = 1 << 16
+"""One that names every file has 2 kB; one of megabytes would take thirty times as much before anybody's signature was checked."""
+
 README_FILE: Final = "README.txt"
 RECORD_FILE: Final = "kit.json"
 RECORD_SIGNATURE_FILE: Final = "kit.sig"
@@ -116,7 +119,7 @@ def owner_of(record: bytes) -> tuple[str, str] | None:
 
 def _loosely(record: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(record)
+        found = json.loads(record) if len(record) <= MAX_RECORD_BYTES else None
     except (ValueError, RecursionError):
         return None
     named = isinstance(found, dict) and str(found.get("format", "")).startswith("fedmentor-kit-")

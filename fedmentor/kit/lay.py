@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +28,9 @@ from fedmentor.identity.reply import authority_fingerprint
 from fedmentor.identity.revocation import read_revocations
 from fedmentor.identity.roster import ROSTER_FILE, read_roster
 from fedmentor.identity.signed import MAX_CA_BYTES, authorities_of
-from fedmentor.kit.archive import MAX_UNPACKED_BYTES, PUBLIC_MODE, SECRET_MODE
+from fedmentor.kit.archive import PUBLIC_MODE, SECRET_MODE
 from fedmentor.kit.check import CheckedKit
-from fedmentor.kit.contents import INVITE_FILE, RECORD_FILE, SETTINGS_FILE, SHARED_FILES, owner_of
+from fedmentor.kit.contents import INVITE_FILE, MAX_RECORD_BYTES, RECORD_FILE, SETTINGS_FILE, SHARED_FILES, owner_of
 from fedmentor.kit.settings import STANDARD_FOLDERS, with_folders
 from fedmentor.models import write_atomically
 
@@ -60,19 +62,18 @@ def lay(kit: CheckedKit, folder: Path) -> Laid:
     """Put a kit's files in their places.
 
     Raises:
-        ConfigError: the folder belongs to another site or federation, or to something else.
+        ConfigError: the folder belongs to another site, federation or user, or to something else.
         IdentityRefused: nobody compared who signed the kit, and it is not an authority that the site has.
         OSError: the disk refused; nothing has taken its place. Where a rename failed, run it again.
     """
     folder = folder.absolute()
+    _check_owner(folder)
     _check_place(kit, folder)
     certificates, settings = folder / STANDARD_FOLDERS["certificates"], folder / SETTINGS_FILE
     shared = _wanted_documents(kit, certificates)
     kept = [] if shared else [STANDARD_FOLDERS["certificates"]]
     kept += [SETTINGS_FILE] if settings.exists() else []
-    for left in folder.glob(f"{SCRATCH}*"):  # by a run that was killed
-        shutil.rmtree(left)
-    with _made(folder), TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+    with _made(folder), _alone(folder), TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         stage = Path(scratch)
         fresh = _staged(kit, stage, folder)
         for name in shared:
@@ -88,20 +89,36 @@ def lay(kit: CheckedKit, folder: Path) -> Laid:
     return Laid(folder / KIT_FOLDER, settings, certificates, tuple(kept))
 
 
+def _check_owner(folder: Path) -> None:
+    """Keep root out of a folder of another user: it would follow that user's links, and leave what that user cannot read.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    owner = next(place for place in (folder, *folder.parents) if place.exists()).stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise ConfigError(f"{folder} is in the hands of user {owner}", cure=f"run the same as that user: sudo -u '#{owner}' …")
+
+
 def _check_place(kit: CheckedKit, folder: Path) -> None:
     """Refuse a folder whose kit, or whose authority, is another one's.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is, or the kit that is there is newer.
         IdentityRefused: see lay.
     """
     record = folder / KIT_FOLDER / RECORD_FILE
     if (folder / KIT_FOLDER).exists():
-        owner = owner_of(read_bounded(record, MAX_UNPACKED_BYTES, _OTHER_FOLDER)) if record.is_file() else None
+        owner = owner_of(read_bounded(record, MAX_RECORD_BYTES, _OTHER_FOLDER)) if record.is_file() else None
         if owner is None:
             raise ConfigError(f"{folder / KIT_FOLDER} is something else than a kit", cure=_OTHER_FOLDER)
         if owner != (kit.record.federation, kit.record.site):
             raise ConfigError(f"{folder} is the place of site {owner[1]} of {owner[0]}", cure=_OTHER_FOLDER)
+        if _has_newer(kit, folder / KIT_FOLDER):
+            raise ConfigError(
+                f"the kit is older than the one in {folder / KIT_FOLDER}",
+                cure="use the newer one, or ask the registrar for another",
+            )
     ca_file = folder / STANDARD_FOLDERS["certificates"] / CA_FILE
     if ca_file.exists():
         installed = authorities_of(read_bounded(ca_file, MAX_CA_BYTES, _OTHER_FOLDER), str(ca_file))
@@ -122,11 +139,12 @@ def _wanted_documents(kit: CheckedKit, certificates: Path) -> list[str]:
     return [name for name in SHARED_FILES if name in kit.files]
 
 
-def _has_newer(kit: CheckedKit, certificates: Path) -> bool:
-    if not (certificates / ROSTER_FILE).exists():
+def _has_newer(kit: CheckedKit, folder: Path) -> bool:
+    """Whether a newer roster or deny-list than the kit's lies in a folder."""
+    if not (folder / ROSTER_FILE).exists():
         return False
     try:
-        roster, revoked = read_roster(certificates, None), read_revocations(certificates, None)
+        roster, revoked = read_roster(folder, None), read_revocations(folder, None)
     except (ConfigError, IdentityRefused):  # half of another set, as after a crash
         return False
     versions = [(roster.version, kit.roster.version), tuple(0 if one is None else one.version for one in (revoked, kit.revoked))]
@@ -146,6 +164,26 @@ def _staged(kit: CheckedKit, stage: Path, folder: Path) -> Path:
     settings = with_folders(kit.files[SETTINGS_FILE].decode(), folder)
     write_atomically(fresh / SETTINGS_FILE, settings.encode(), mode=PUBLIC_MODE)
     return fresh
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else lays a kit out in the folder meanwhile; what a run that was killed left is gone.
+
+    Raises:
+        ConfigError: somebody does.
+    """
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another kit is being laid out in {folder}", cure="wait for it, then run this again") from None
+        for left in folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield
+    finally:
+        os.close(place)
 
 
 @contextmanager

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedmentor import __version__
 from fedmentor.errors import ConfigError, PolicyRefusal
 from fedmentor.federation import RunManifest, manifest_from_bytes
 from fedmentor.identity.approval import approved, check_canonical
-from fedmentor.identity.invite import Invite
+from fedmentor.identity.invite import MAX_INVITE_BYTES, Invite
 from fedmentor.identity.layout import CA_FILE
 from fedmentor.identity.names import Peer
 from fedmentor.identity.registrar import Doors, Registrar
@@ -21,8 +18,8 @@ from fedmentor.identity.reply import authority_fingerprint
 from fedmentor.identity.roster import ROSTER_FILE
 from fedmentor.ids import SiteId
 from fedmentor.kit.archive import MAX_KIT_BYTES, pack
+from fedmentor.kit.check import check_kit
 from fedmentor.kit.contents import (
-    COMPOSE_FILE,
     INVITE_FILE,
     MANIFEST_FILE,
     MANIFEST_SIGNATURE_FILE,
@@ -32,16 +29,15 @@ from fedmentor.kit.contents import (
     SETTINGS_FILE,
     SHARED_FILES,
     SUMS_FILE,
-    UNIT_FILE,
     KitRecord,
     sha256,
     sums,
 )
+from fedmentor.kit.program import program_files, resource, templates
 from fedmentor.kit.settings import STANDARD_FOLDERS, plain_address, settings_text
 from fedmentor.protocol import PROTOCOL
 
 README_TEMPLATE = "README.txt.template"
-COMPOSE_TEMPLATE = "compose.yaml.template"
 
 SECRETS = frozenset({INVITE_FILE})
 
@@ -115,7 +111,7 @@ def make_kit(registrar: Registrar, order: Order, invite: Invite | FreshInvite | 
         _check_invite(invite, peer, shared[CA_FILE])
     run = None if order.manifest is None else _checked_manifest(order, registrar.public)
     texts = _texts(registrar, order, run, None)
-    _signed(registrar, peer, shared | texts)  # a passphrase that is missing shows here
+    _packed(order, _signed(registrar, peer, shared | texts))  # a passphrase that is missing, or too large a manifest, shows here
     if isinstance(invite, FreshInvite):
         doors = Doors(*(None if one is None else plain_address(one) for one in (invite.enrolment, order.renewals)))
         invite = registrar.invite(peer, invite.hours, doors, replace=invite.replace)
@@ -123,11 +119,17 @@ def make_kit(registrar: Registrar, order: Order, invite: Invite | FreshInvite | 
     inside = shared | texts
     if invite is not None:
         inside |= {INVITE_FILE: invite.to_bytes()}
-    sealed = _signed(registrar, peer, inside)
+    data = _packed(order, _signed(registrar, peer, inside))
+    authority = authority_fingerprint(registrar.authorities()[0])
+    check_kit(data, authority)  # a revocation in another process may have come between roster and signature
+    return Kit(data, authority, invite)
+
+
+def _packed(order: Order, sealed: dict[str, bytes]) -> bytes:
     data = pack(f"fedmentor-{order.site}", sealed | {SUMS_FILE: sums(sealed)}, SECRETS)
-    if len(data) > MAX_KIT_BYTES:
+    if len(data) > MAX_KIT_BYTES - MAX_INVITE_BYTES:
         raise ConfigError(f"the kit would be over {MAX_KIT_BYTES} bytes", cure="leave the manifest out")
-    return Kit(data, authority_fingerprint(registrar.authorities()[0]), invite)
+    return data
 
 
 def _signed(registrar: Registrar, peer: Peer, inside: dict[str, bytes]) -> dict[str, bytes]:
@@ -153,14 +155,9 @@ def _texts(registrar: Registrar, order: Order, run: RunManifest | None, invite: 
         "run": run,
         "approved": order.manifest is not None and bool(order.manifest[1]),
     }
-    templates = Environment(  # noqa: S701 - plain text and YAML of checked names, no HTML
-        loader=PackageLoader("fedmentor.kit", "."), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
-    )
-    texts = {
-        README_FILE: templates.get_template(README_TEMPLATE).render(facts).encode(),
-        COMPOSE_FILE: templates.get_template(COMPOSE_TEMPLATE).render(facts).encode(),
+    texts = program_files(order.site, registrar.state().federation, __version__) | {
+        README_FILE: templates().get_template(README_TEMPLATE).render(facts).encode(),
         SETTINGS_FILE: _settings(order, run).encode(),
-        UNIT_FILE: _resource(UNIT_FILE).encode(),
     }
     if order.manifest is not None:
         data, signature = order.manifest
@@ -180,7 +177,7 @@ def _settings(order: Order, run: RunManifest | None) -> str:
             "require_privacy": run.privacy is not None,
         }
         values |= {name: True for name, kept in promised.items() if kept}
-    return settings_text(_resource(SETTINGS_FILE), values)
+    return settings_text(resource(SETTINGS_FILE), values)
 
 
 def _checked_manifest(order: Order, public: Path) -> RunManifest:
@@ -199,7 +196,5 @@ def _check_invite(invite: Invite, peer: Peer, bundle: bytes) -> None:
             f"the invite is for {invite.peer.label} of {invite.federation}, or of an authority that is not in force",
             cure="give an invite that this registrar made for the site, or none: the kit then gets one of its own",
         )
-
-
-def _resource(name: str) -> str:
-    return resources("fedmentor.kit").joinpath(name).read_text(encoding="utf-8")
+    if invite.registrar is not None:
+        plain_address(invite.registrar)  # it will stand in the explanation

@@ -44,7 +44,13 @@ def settings_text(sample: str, values: Mapping[str, str | bool]) -> str:
 
 
 def with_folders(text: str, folder: Path) -> str:
-    """Settings of a kit with the places in ``folder`` in full, so that the file may be copied elsewhere."""
+    """Settings of a kit with the places in ``folder`` in full, so that the file may be copied elsewhere.
+
+    Raises:
+        ConfigError: the folder's name cannot stand in a TOML file.
+    """
+    if not str(folder).isprintable():
+        raise ConfigError(f"{str(folder)!r} has characters that do not print", cure="give another folder")
     return settings_text(text, {name: str(folder / place) for name, place in STANDARD_FOLDERS.items()})
 
 

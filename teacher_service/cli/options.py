@@ -22,13 +22,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 run_folder = click.option(
     "--run-dir", type=FOLDER, default=DEFAULT_RUN_FOLDER, show_default=True, help="Folder with the server's state, token and logs."
 )
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default=FLOAT32,
-    show_default=True,
-    help="Of the arithmetic; the halves on a GPU only.",
-)
+_PRECISION: dict[str, Any] = {"type": click.Choice(PRECISIONS), "default": FLOAT32, "show_default": True}
+
+precision_option = click.option("--precision", help="Of the arithmetic; the halves on a GPU only.", **_PRECISION)
 _ASKED = (
     run_folder,
     click.option("--url", help="A teacher elsewhere (http, https, grpc, grpcs), with --key-file, instead of the one in --run-dir."),
@@ -37,7 +33,7 @@ _ASKED = (
     click.option("--local", is_flag=True, help="Answer in this process, without a server."),
     click.option("--weights", type=FILE, help="With --local: what 'convert' wrote. Left out: LiteMedSAM as installed."),
     click.option("--device", default="cpu", show_default=True, help="With --local: where to compute, e.g. cuda."),
-    precision_option,
+    click.option("--precision", help="With --local: of the arithmetic; the halves on a GPU only.", **_PRECISION),
 )
 
 

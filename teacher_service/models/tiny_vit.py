@@ -148,7 +148,7 @@ class WindowBlock(nn.Module):
         """One row of windows [B, h, W, C] to the same shape; h is less than a window's side at the lower edge."""
         joint = windows_of(self.qkv(self.norm(rows)), self.side, self.padding)
         count, tokens, _ = joint.shape
-        query, key, value = joint.view(count, tokens, self.heads, -1).transpose(1, 2).split(self.parts, dim=3)
+        query, key, value = torch.split(joint.view(count, tokens, self.heads, -1).transpose(1, 2), self.parts, dim=3)
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=self.bias)
         projected: torch.Tensor = self.proj(rows_of(attended.transpose(1, 2).reshape(count, tokens, -1), self.side, rows.shape))
         return projected
@@ -182,7 +182,7 @@ def windows_of(rows: torch.Tensor, side: int, padding: torch.Tensor) -> torch.Te
     batch, height, width, depth = rows.shape
     whole, rest = divmod(width, side)
     windows = rows.new_empty(batch, whole + (rest > 0), side, side, depth)
-    windows[:, :whole, :height] = rows[:, :, : whole * side].unflatten(2, (whole, side)).transpose(1, 2)
+    windows[:, :whole, :height] = rows[:, :, : whole * side].view(batch, height, whole, side, depth).transpose(1, 2)
     if rest:
         windows[:, whole, :height, :rest] = rows[:, :, whole * side :]
         windows[:, whole, :height, rest:] = padding
@@ -194,9 +194,10 @@ def rows_of(windows: torch.Tensor, side: int, shape: torch.Size) -> torch.Tensor
     """The inverse of windows_of, the padding dropped; ``shape`` begins with B, h, W."""
     batch, height, width = shape[:3]
     whole, rest = divmod(width, side)
-    nested = windows.view(batch, -1, side, side, windows.shape[-1])
-    rows = windows.new_empty(batch, height, width, windows.shape[-1])
-    rows[:, :, : whole * side].unflatten(2, (whole, side)).copy_(nested[:, :whole, :height].transpose(1, 2))
+    depth = windows.shape[-1]
+    nested = windows.view(batch, -1, side, side, depth)
+    rows = windows.new_empty(batch, height, width, depth)
+    rows[:, :, : whole * side].view(batch, height, whole, side, depth).copy_(nested[:, :whole, :height].transpose(1, 2))
     if rest:
         rows[:, :, whole * side :] = nested[:, whole, :height, :rest]
     return rows

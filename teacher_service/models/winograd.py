@@ -46,7 +46,8 @@ class WinogradConvolution(nn.Module):
         super().__init__()
         into, back = torch.tensor(_INPUT, dtype=torch.float32), torch.tensor(_OUTPUT, dtype=torch.float32)
         kernel = torch.tensor(_KERNEL, dtype=torch.float64) / _KERNEL_SCALE
-        transformed = torch.einsum("ia,ocab,jb->ijco", kernel, trained.weight.detach().double(), kernel)
+        # Not an einsum of three: its order, and so the last bits, would depend on whether opt_einsum happens to be installed.
+        transformed = (kernel @ trained.weight.detach().double() @ kernel.T).permute(2, 3, 1, 0)
         self.register_buffer("into", torch.kron(into, into), persistent=False)
         self.register_buffer("kernels", transformed.flatten(0, 1).float().contiguous(), persistent=False)
         self.register_buffer("back", torch.kron(back, back), persistent=False)

@@ -173,7 +173,9 @@ class Containers:
     def python(self, service: str, program: str, *, detach: bool = False) -> subprocess.CompletedProcess:
         """Run a Python program inside a service's container, as its user."""
         flags = ["--detach"] if detach else []
-        return ran(["docker", "exec", *flags, self.container(service), "python", "-c", program])
+        done = ran(["docker", "exec", *flags, self.container(service), "python", "-c", program])
+        assert done.returncode == 0, f"{service}: {done.stderr}\n{self.log(service)[-2000:]}"
+        return done
 
     def tried(self, service: str, doors: dict[str, tuple[str, int]]) -> dict[str, str]:
         """Try to connect from a service's container to all doors at once: ``open`` for each, or why not."""
@@ -198,6 +200,13 @@ class Containers:
         of_project = ["--filter", f"label=com.docker.compose.project={self.project}", "-q"]
         listed = [ran(["docker", *kind, *of_project]).stdout for kind in (("ps", "-a"), ("volume", "ls"), ("network", "ls"))]
         return "".join(listed).split()
+
+
+def end(process: subprocess.Popen) -> None:
+    """See that a process that was begun is over, whatever became of the test."""
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 def tried_in_usual_container(doors: dict[str, tuple[str, int]]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from containers_engine import PATIENCE_S, ROUNDS, SITES, TAG, Containers, free_ports, ran, until
+from containers_engine import PATIENCE_S, ROUNDS, SITES, TAG, Containers, end, free_ports, ran, until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
@@ -40,8 +40,8 @@ def endured(request: pytest.FixtureRequest, images: str, tmp_path_factory: pytes
     results = tmp_path_factory.mktemp("disturbed")
     containers = Containers("fedmentor-test-b", results, *free_ports(), request.param)
     containers.do("down")
+    up = containers.begin("up")
     try:
-        up = containers.begin("up")
         open_rounds = _disturb(containers, up)
         said, _ = up.communicate(timeout=PATIENCE_S)
         again = containers.do("up")
@@ -50,6 +50,7 @@ def endured(request: pytest.FixtureRequest, images: str, tmp_path_factory: pytes
         restored = _restored(containers)
         unasked = containers.container("prometheus")
     finally:
+        end(up)
         containers.do("down")
     report = json.loads((results / "report.json").read_bytes())
     return Endured(up.returncode, said, open_rounds, restarts, again, report, stopped, restored, unasked, containers.leftovers())

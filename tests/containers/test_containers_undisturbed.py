@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from containers_engine import (
     SERVICES,
     SITES,
     Containers,
+    end,
     free_ports,
     ran,
     tried_in_usual_container,
@@ -86,10 +88,10 @@ def seen(images: str, prometheus: str, tmp_path_factory: pytest.TempPathFactory)
     teacher_port, metrics_port, prometheus_port = free_ports(3)
     containers = Containers("fedmentor-test-a", results, teacher_port, metrics_port, "auto", prometheus_port)
     containers.do("down")
+    up = containers.begin("up")
     try:
-        up = containers.begin("up")
         until(lambda: up.poll() is not None or all(containers.running(site) for site in SITES), "four sites run")
-        connections, locks = _connections(containers), {name: _locks(containers, name) for name in SERVICES}
+        locks, connections = _looked(containers)
         inspected = {name: containers.inspect(name) for name in (*SERVICES, "prometheus")}
         output, _ = up.communicate(timeout=PATIENCE_S)
         assert up.returncode == 0, output
@@ -100,6 +102,7 @@ def seen(images: str, prometheus: str, tmp_path_factory: pytest.TempPathFactory)
         watched = _watched(containers)
         again = containers.do("up")
     finally:
+        end(up)
         down = containers.do("down")
     left = containers.leftovers() + sorted(volumes() - before)
     return Seen(
@@ -121,10 +124,15 @@ def seen(images: str, prometheus: str, tmp_path_factory: pytest.TempPathFactory)
     )
 
 
-def _connections(containers: Containers) -> dict[str, str]:
-    """What a site reaches, beside controls that show that a listener was there to be reached."""
+def _looked(containers: Containers) -> tuple[dict[str, dict], dict[str, str]]:
+    """Locks of each service, and what a site reaches, beside controls that show that a listener was there to be reached.
+
+    All at once, because sites end with the run.
+    """
     serve = f"import http.server as h; h.HTTPServer(('', {LISTENER}), h.SimpleHTTPRequestHandler).serve_forever()"
     containers.python("site-2", serve, detach=True)
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        locks = dict(zip(SERVICES, pool.map(lambda name: _locks(containers, name), SERVICES), strict=True))
     until(lambda: containers.tried("site-2", {"": ("127.0.0.1", LISTENER)}) == {"": "open"}, "a listener at site 2", 60)
     teacher = containers.address("teacher"), 8080
     addresses = {
@@ -132,21 +140,20 @@ def _connections(containers: Containers) -> dict[str, str]:
         "site 2 by address": (containers.address("site-2"), LISTENER),
         "prometheus by address": (containers.address("prometheus"), 9090),
     }
-    doors = {**DOORS, **addresses}
-    return {
-        **containers.tried("site-1", doors),
-        **containers.tried("teacher", {"teacher itself": ("127.0.0.1", 8080), "outside from the teacher": OUTSIDE}),
-        **containers.tried(
-            "coordinator",
-            {
-                "metrics themselves": ("coordinator-metrics", 9464),
-                "teacher from the coordinator": teacher,
-                "prometheus itself": addresses["prometheus by address"],
-                "outside from the coordinator": OUTSIDE,
-            },
-        ),
-        **tried_in_usual_container({"outside from a usual container": OUTSIDE}),
+    doors = {
+        "site-1": {**DOORS, **addresses},
+        "teacher": {"teacher itself": ("127.0.0.1", 8080), "outside from the teacher": OUTSIDE},
+        "coordinator": {
+            "metrics themselves": ("coordinator-metrics", 9464),
+            "teacher from the coordinator": teacher,
+            "prometheus itself": addresses["prometheus by address"],
+            "outside from the coordinator": OUTSIDE,
+        },
     }
+    with ThreadPoolExecutor(len(doors)) as pool:
+        found = pool.map(containers.tried, doors, doors.values())
+    usual = tried_in_usual_container({"outside from a usual container": OUTSIDE})
+    return locks, {name: answer for part in (*found, usual) for name, answer in part.items()}
 
 
 def _locks(containers: Containers, service: str) -> dict:

@@ -9,10 +9,10 @@ from fuzz_mutation import mutated_json
 from fuzz_target import NAME, SITE, Target
 
 from fedmentor.identity.signed import document_from_bytes
-from fedmentor.kit.archive import GZIP, MAX_UNPACKED_BYTES
+from fedmentor.kit.archive import GZIP
 from fedmentor.kit.archive import unpack as unpack_kit
 from fedmentor.kit.check import check_kit
-from fedmentor.kit.contents import RECORD_FILE, KitRecord, check_compatible
+from fedmentor.kit.contents import MAX_RECORD_BYTES, RECORD_FILE, KitRecord, check_compatible
 from fedmentor.kit.make import FreshInvite, Order, make_kit
 from fedmentor.testing.clock import ManualClock
 from fedmentor.testing.registrar import RegistrarTown
@@ -38,4 +38,4 @@ def _gzipped(data: bytes) -> bytes:
 
 def _read_record(data: bytes) -> KitRecord:
     check_compatible(data)
-    return document_from_bytes(KitRecord, data, MAX_UNPACKED_BYTES, "the record")
+    return document_from_bytes(KitRecord, data, MAX_RECORD_BYTES, "the record")

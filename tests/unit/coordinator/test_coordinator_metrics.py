@@ -1,6 +1,7 @@
 """Metrics and log: what events and reports become."""
 
 from dataclasses import replace
+from math import isnan
 
 from coordinator.events import CallFailed, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
 from coordinator.log import event_log
@@ -71,6 +72,14 @@ def test_disk_and_certificate_are_looked_up_when_they_are_asked_for(tmp_path):
     assert value("fedmentor_certificate_expiry_seconds") == 7
     expiry.append(8.0)
     assert value("fedmentor_certificate_expiry_seconds") == 8
+
+
+def test_a_disk_that_is_gone_takes_no_other_metric_along(tmp_path):
+    metrics = Metrics()
+    metrics.watch(tmp_path / "gone", lambda: 7.0)
+    value = metrics.registry.get_sample_value
+    assert isnan(value("fedmentor_state_free_bytes"))
+    assert value("fedmentor_certificate_expiry_seconds") == 7
 
 
 def test_the_log_has_a_line_an_event(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from fedmentor.kit.contents import SETTINGS_FILE, UNIT_FILE
-from fedmentor.kit.make import COMPOSE_TEMPLATE, README_TEMPLATE
+from fedmentor.kit.make import README_TEMPLATE
+from fedmentor.kit.program import COMPOSE_TEMPLATE
 from fedmentor.settings import read_toml
 
 ROOT = Path(__file__).resolve().parents[3]

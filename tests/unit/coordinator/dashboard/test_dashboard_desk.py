@@ -56,3 +56,13 @@ def test_a_journal_that_cannot_be_read_is_told_and_tried_again():
     opened.journal = MemoryJournal(clock)
     clock.advance(FRESH_SECONDS)
     assert Status.model_validate_json(desk.status()).run is None
+
+
+def test_a_status_that_a_bug_prevents_is_not_tried_more_often_either():
+    clock = ManualClock()
+    opened = Opened(clock, 1.0)
+    desk = StatusDesk(opened, lambda: 1 // 0, clock)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            desk.status()
+    assert opened.count == 1

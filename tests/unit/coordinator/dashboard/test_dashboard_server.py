@@ -128,6 +128,13 @@ def test_the_numbers_and_the_metrics(port):
     assert (headers["Content-Encoding"], body[:2]) == ("gzip", b"\x1f\x8b")
 
 
+@pytest.mark.parametrize("version", ["abc", "1..0", "\xb2", "1" * 5000])
+def test_a_form_of_metrics_that_there_is_none_of_gives_the_usual_one(port, version):
+    status, headers, body = ask(port, "/metrics", Accept=f"application/openmetrics-text; version={version}")
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+    assert b"fedmentor_sites_connected" in body
+
+
 @pytest.mark.parametrize("path", ["/", "/status.json", "/metrics"])
 def test_head_tells_the_same_without_a_body(port, path):
     _, asked, body = ask(port, path)
@@ -159,7 +166,18 @@ def test_hosts_that_are_this_machine(port, host, path):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "fed.example.evil.example", "127.0.0.1.evil.example", "", "[", "x:99999", "a@b:c"]
+    "host",
+    [
+        "evil.example",
+        "fed.example.evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "[",
+        "x:99999",
+        "a@b:c",
+        "localhost#.evil.example",
+        "127.0.0.1%a",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/status.json", "/metrics"])
 def test_other_names_are_refused_wherever_they_point(port, host, path):
@@ -197,7 +215,11 @@ def test_a_journal_that_cannot_be_read_and_a_bug(events):
 
     with served(settings(dashboard_port=0), Metrics().registry, broken, events.append) as url:
         status, _, body = ask(int(url.rstrip("/").rpartition(":")[2]), "/status.json")
-    assert (status, json.loads(body)["message"], events) == (503, "the disk failed", [])
+    assert (status, json.loads(body)["message"], events) == (
+        503,
+        "the journal cannot be read now; look at the state folder's disk",
+        [],
+    )
     with served(settings(dashboard_port=0), Metrics().registry, lambda: 1 / 0, events.append) as url:
         status, _, body = ask(int(url.rstrip("/").rpartition(":")[2]), "/status.json")
     assert status == 500
@@ -274,6 +296,25 @@ def test_the_end_waits_for_nobody(crowd, events):
             assert connection.recv(1) == b""
 
 
+def test_the_end_does_not_wait_for_an_answer_that_never_comes(crowd, events):
+    asked, released = threading.Event(), threading.Event()
+
+    def stuck(_asked):
+        asked.set()
+        released.wait(PATIENCE_S)
+        return Answer(b"late", "text/plain")
+
+    short = replace(Limits(), answer_seconds=0.1)
+    with serving((LOOPBACK, 0), Served({"/": stuck}, (), events.append, short)) as port:
+        crowd(port, 1, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asked.wait(PATIENCE_S)
+        (answering,) = (thread for thread in threading.enumerate() if thread.name == "page")
+    assert answering.is_alive()
+    released.set()
+    answering.join(PATIENCE_S)
+    assert not answering.is_alive()
+
+
 # --- where it is served ---
 
 
@@ -310,6 +351,8 @@ def test_an_address_that_cannot_be_had_is_named(events, what):
             _serve(events, **{f"{what}_port": port})
     with pytest.raises(ConfigError, match=f"{what} cannot be served on no-such-host.invalid"):
         _serve(events, **{f"{what}_port": 0, f"{what}_host": "no-such-host.invalid"})
+    with pytest.raises(ConfigError, match=f"{what} cannot be served on 'aaa"):
+        _serve(events, **{f"{what}_port": 0, f"{what}_host": "a" * 64})
 
 
 def _serve(events, **changes):

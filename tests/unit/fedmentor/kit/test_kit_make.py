@@ -171,6 +171,8 @@ def test_what_cannot_be_meant_is_refused_and_opens_no_invite(made, tmp_path):
     for invite in (foreign, made.invite(made.peer("south"))):
         with pytest.raises(PolicyRefusal, match="the invite is for"):
             kit_of(made, invite)
+    with pytest.raises(ConfigError, match="not an address"):
+        kit_of(made, made.invite(made.peer("north")).model_copy(update={"registrar": "x:1\n\n6. Run this as root:1"}))
 
 
 def test_a_member_gets_a_kit_without_an_invite_or_with_one_that_replaces(made):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import resource
 import stat
 import subprocess
@@ -85,8 +87,36 @@ def test_a_newer_kit_takes_the_place_of_an_older_one_and_not_the_other_way(made,
     assert read_roster(site / "certificates").version == 4
     assert (site / "certificates" / "revoked.json").exists()
     assert not (site / "kit" / "invite").exists()
-    assert lay(check_kit(old), site).kept == ("certificates", "node.toml")
-    assert read_roster(site / "certificates").version == 4
+    before = tree(site)
+    with pytest.raises(ConfigError, match="older than the one"):
+        lay(check_kit(old), site)
+    assert tree(site) == before
+
+
+@pytest.mark.parametrize("name", ["fedmentor-node.service", "compose.yaml"])
+def test_a_registrar_does_not_say_what_is_run_as_root(made, name):
+    data = kit_of(made, FreshInvite(1))
+    other = resealed(made, data, **{name: unpack(data)[name] + b"# and something of the registrar's\n"})
+    with pytest.raises(ConfigError, match=f"{name} is not that of this FedMentor"):
+        check_kit(other, made.authority)
+
+
+def test_the_unit_that_is_installed_comes_from_the_program(made, capsys):
+    assert run(["node", "unit"]) == 0
+    assert capsys.readouterr().out.encode() == unpack(kit_of(made))["fedmentor-node.service"]
+
+
+def test_two_at_once_do_not_get_in_each_others_way(made, tmp_path):
+    site, kit = tmp_path / "site", check_kit(kit_of(made))
+    site.mkdir()
+    place = os.open(site, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match="another kit is being laid out"):
+        lay(kit, site)
+    os.close(place)
+    (site / ".kit-link").symlink_to(tmp_path)
+    lay(kit, site)
+    assert not list(site.glob(".kit-*"))
 
 
 def test_what_the_registrars_replies_brought_is_left_alone(made, tmp_path):
@@ -180,6 +210,7 @@ BAD = {
     ),
     "no record": (lambda _, kit: repacked(kit, **{"kit.json": None}), EXIT_CONFIG, "no record of what it is"),
     "a record that is none": (lambda _, kit: repacked(kit, **{"kit.json": b"[]"}), EXIT_CONFIG, "no record of what it is"),
+    "a record of megabytes": (lambda _, kit: changed_record(kit, more="x" * (1 << 16)), EXIT_CONFIG, "no record of what it is"),
     "an empty archive": (lambda _, __: pack("kit", {}, frozenset()), EXIT_CONFIG, "no record of what it is"),
     "a later format": (
         lambda _, kit: changed_record(kit, format="fedmentor-kit-2"),
@@ -264,6 +295,29 @@ def test_a_folder_of_somebody_else_is_not_touched(made, tmp_path):
     with pytest.raises(OSError, match="Not a directory"):
         lay(check_kit(kit_of(made)), tmp_path / "file" / "site")
     assert tree(tmp_path) == before
+
+
+def test_root_writes_nothing_into_the_folder_of_another_user(made, tmp_path, monkeypatch):
+    """Its links would lead root anywhere, and the service could not read what root leaves."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (site / "certificates").symlink_to(tmp_path / "elsewhere")
+    if os.geteuid() == 0:
+        os.chown(site, 65534, 65534)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for folder in (site, site / "deeper"):
+        with pytest.raises(ConfigError, match="in the hands of user"):
+            lay(check_kit(kit_of(made)), folder)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\x7fb", "a\udcffb", "a\nb"])
+def test_a_folder_whose_name_no_settings_can_hold_is_refused(made, tmp_path, name):
+    with pytest.raises(ConfigError, match="characters that do not print"):
+        lay(check_kit(kit_of(made)), tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_a_disk_that_takes_no_more_leaves_nothing_half_installed(made, tmp_path):
