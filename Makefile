@@ -61,7 +61,7 @@ certificate:  ## print the certificate of make up's teacher, for curl --cacert
 bundle: install  ## one folder for a machine without a network: wheels, images, teacher, installer; BUNDLE=DIR
 	@python deploy/bundle.py $(BUNDLE)
 
-test-containers: install  ## make up for real: digests, kills, networks, locks, alerts, kit, bundle (15 to 20 minutes; needs an engine)
+test-containers: install  ## make up for real: digests, kills, networks, locks, alerts, kit, bundle (10 to 15 minutes; needs an engine)
 	@pytest -m containers tests/containers
 
 # Whole files go to either of two processes: a file's tests share what it started.
