@@ -12,13 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coordinator.phases.phase import PhaseLimits
 from fedmentor.errors import ConfigError
-from fedmentor.settings import beside, first_fault, read_toml
+from fedmentor.settings import beside, first_fault, port_of, read_toml
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    # gRPC would take a port over 65535 for another one.
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if port_of(text) is None:
         raise ValueError("expected HOST:PORT")
     return text
 

@@ -12,7 +12,7 @@ from fed_node.data.export_rules import ExportRules
 from fed_node.rules import PlanLimits
 from fedmentor.errors import ConfigError
 from fedmentor.ids import SiteId, site_id
-from fedmentor.settings import Fault, beside, first_fault, read_toml
+from fedmentor.settings import Fault, beside, first_fault, port_of, read_toml
 
 
 def _site(text: str) -> SiteId:
@@ -23,8 +23,7 @@ def _site(text: str) -> SiteId:
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+    if not port_of(text):  # nobody dials port 0
         raise ValueError("expected HOST:PORT")
     return text
 

@@ -18,6 +18,7 @@ else:
     import tomli as tomllib
 
 MAX_SETTINGS_BYTES = 1 << 20
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,20 @@ def first_fault(error: ValidationError) -> Fault:
     return Fault(name, fault["type"], fault["msg"].removeprefix("Value error, "))
 
 
+def port_of(text: str) -> int | None:
+    """The port of ``HOST:PORT``, 0 to 65535; None where the text is no such address."""
+    host, _, port = text.rpartition(":")
+    # gRPC would take a port over 65535 for another one.
+    return int(port) if host and port.isascii() and port.isdigit() and int(port) <= MAX_PORT else None
+
+
 def host_and_port(text: str) -> str:
     """Check an address.
 
     Raises:
         ConfigError: not ``HOST:PORT`` with a port from 0 to 65535.
     """
-    host, _, port = text.rpartition(":")
-    # gRPC would take a port over 65535 for another one.
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if port_of(text) is None:
         raise ConfigError(f"{text[:80]!r} is not an address", cure="give HOST:PORT")
     return text
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fedmentor.errors import ConfigError, DataError, UnreadableImage
+from fedmentor.errors import DataError, UnreadableImage
 from fedmentor.teacher.contract import Prompt
 from fedmentor.teacher.images import read_image
-from fedmentor.teacher.prompt_table import read_prompt_table
+from fedmentor.teacher.prompt_table import named_table
 from fedmentor.teacher.prompts import AUTOMATIC, mask_box, mask_margin
 
 IMAGES_FOLDER = "images"
@@ -45,10 +45,7 @@ def prompt_rule(choice: str) -> PromptRule:
         return PromptRule(lambda _path, size: Prompt(AUTOMATIC[choice](size)))
     if (margin := mask_margin(choice)) is not None:
         return PromptRule(partial(_around_mask, margin))
-    path = Path(choice)
-    if not path.suffix:
-        raise ConfigError(f"{choice[:40]!r} is not a prompt", cure=f"use {', '.join(AUTOMATIC)}, mask, or a CSV or JSON lines file")
-    table = read_prompt_table(path)
+    table = named_table(choice)
     return PromptRule(lambda image, _size: table.of(image.stem), table.prompts.keys())
 
 

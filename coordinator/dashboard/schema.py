@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from coordinator.dashboard.status import STATUS_VERSION, Status
+from fedmentor.json_schema import file_bytes, named
 from fedmentor.models import write_atomically
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def status_schema() -> dict[str, Any]:
     """What ``status.json`` always is, as a JSON Schema (draft 2020-12)."""
-    named = {"$schema": DIALECT, "$id": f"urn:fedmentor:dashboard:{STATUS_VERSION}"}
-    return {**named, **Status.model_json_schema(mode="serialization")}
+    return named(f"dashboard:{STATUS_VERSION}", Status.model_json_schema(mode="serialization"))
 
 
 def schema_bytes() -> bytes:
-    """The file's content: keys in the order of the values, two spaces, one final newline."""
-    return (json.dumps(status_schema(), indent=2, ensure_ascii=False) + "\n").encode()
+    """The file's content."""
+    return file_bytes(status_schema())
 
 
 @click.command()

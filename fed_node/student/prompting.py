@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from fed_node.data.dataset import Sample
-from fedmentor.errors import ConfigError, DataError
+from fedmentor.errors import DataError
 from fedmentor.teacher.contract import Prompt
-from fedmentor.teacher.prompt_table import read_prompt_table
+from fedmentor.teacher.prompt_table import named_table
 from fedmentor.teacher.prompts import AUTOMATIC, mask_box, mask_margin
 
 
@@ -41,10 +40,7 @@ def prompt_source(choice: str) -> PromptSource:
         return PromptSource(choice, lambda _sample, size: Prompt(AUTOMATIC[choice](size)))
     if (margin := mask_margin(choice)) is not None:
         return PromptSource(choice, lambda sample, size: _around_mask(sample, size, margin))
-    path = Path(choice)
-    if not path.suffix:
-        raise ConfigError(f"{choice!r} is not a prompt", cure=f"use {', '.join(AUTOMATIC)}, mask, or a CSV or JSON lines file")
-    table = read_prompt_table(path)
+    table = named_table(choice)
     return PromptSource(table.name, lambda sample, _size: table.of(sample.id))
 
 

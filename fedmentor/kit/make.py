@@ -58,6 +58,11 @@ class Order:
     renewals: str | None = None
     manifest: tuple[bytes, bytes] | None = None
 
+    @property
+    def approved(self) -> bool:
+        """Whether a manifest comes with the registrar's signature."""
+        return self.manifest is not None and bool(self.manifest[1])
+
 
 @dataclass(frozen=True)
 class FreshInvite:
@@ -109,7 +114,7 @@ def make_kit(registrar: Registrar, order: Order, invite: Invite | FreshInvite | 
     plain_address(order.coordinator)
     if isinstance(invite, Invite):
         _check_invite(invite, peer, shared[CA_FILE])
-    run = None if order.manifest is None else _checked_manifest(order, registrar.public)
+    run = None if order.manifest is None else _checked_manifest(*order.manifest, order.site, registrar.public)
     texts = _texts(registrar, order, run, None)
     _packed(order, _signed(registrar, peer, shared | texts))  # a passphrase that is missing, or too large a manifest, shows here
     if isinstance(invite, FreshInvite):
@@ -153,7 +158,7 @@ def _texts(registrar: Registrar, order: Order, run: RunManifest | None, invite: 
         "authorities": [authority_fingerprint(one) for one in registrar.authorities()],
         "invite": invite and {"expires": f"{invite.expires:%Y-%m-%d %H:%M} UTC", "enrolment": invite.registrar},
         "run": run,
-        "approved": order.manifest is not None and bool(order.manifest[1]),
+        "approved": order.approved,
     }
     texts = program_files(order.site, registrar.state().federation, __version__) | {
         README_FILE: templates().get_template(README_TEMPLATE).render(facts).encode(),
@@ -172,7 +177,7 @@ def _settings(order: Order, run: RunManifest | None) -> str:
         values["registrar"] = plain_address(order.renewals)
     if run is not None:
         promised = {
-            "require_approval": order.manifest is not None and bool(order.manifest[1]),
+            "require_approval": order.approved,
             "require_secure": run.secure is not None,
             "require_privacy": run.privacy is not None,
         }
@@ -180,13 +185,12 @@ def _settings(order: Order, run: RunManifest | None) -> str:
     return settings_text(resource(SETTINGS_FILE), values)
 
 
-def _checked_manifest(order: Order, public: Path) -> RunManifest:
-    data, signature = order.manifest or (b"", b"")
+def _checked_manifest(data: bytes, signature: bytes, site: SiteId, public: Path) -> RunManifest:
     run = manifest_from_bytes(data)
     check_canonical(data, run.to_bytes(), "the manifest")
     approved(data, signature, public)
-    if order.site not in run.roster:
-        raise PolicyRefusal(f"site {order.site} has no part in run {run.run}", cure="give the manifest of a run with this site")
+    if site not in run.roster:
+        raise PolicyRefusal(f"site {site} has no part in run {run.run}", cure="give the manifest of a run with this site")
     return run
 
 

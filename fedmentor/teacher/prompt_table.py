@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedmentor.errors import ConfigError, DataError, PromptRefused
 from fedmentor.teacher.prompt_form import MAX_BOXES, MAX_POINTS, Prompt, check_corners, prompt_from_json
+from fedmentor.teacher.prompts import AUTOMATIC
 
 MAX_TABLE_BYTES = 64 << 20
 
@@ -50,6 +51,19 @@ class PromptTable:
         if image_id not in self.prompts:
             raise DataError(f"{self.path} has no prompt for image {image_id!r}")
         return self.prompts[image_id]
+
+
+def named_table(choice: str) -> PromptTable:
+    """The table that a person named where a rule or a table was asked for.
+
+    Raises:
+        ConfigError: neither a rule's name nor a readable file.
+        DataError: see read_prompt_table.
+    """
+    path = Path(choice)
+    if not path.suffix:
+        raise ConfigError(f"{choice[:40]!r} is not a prompt", cure=f"use {', '.join(AUTOMATIC)}, mask, or a CSV or JSON lines file")
+    return read_prompt_table(path)
 
 
 def read_prompt_table(path: Path) -> PromptTable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -91,3 +92,22 @@ class RegistrarTown:
     def certificate(self, peer: Peer) -> x509.Certificate:
         """A member's certificate."""
         return x509.load_pem_x509_certificate((self.place(peer).folder / CERTIFICATE_FILE).read_bytes())
+
+
+def found_by_commands(fedmentor: Callable[..., str]) -> str:
+    """Found a federation with a coordinator as people do: registrar in ``registrar``, the coordinator's certificates in ``c``.
+
+    Args:
+        fedmentor: runs one command, given as words, in the folder of both; gives its standard output.
+
+    Returns:
+        The authority's fingerprint.
+    """
+    made = json.loads(fedmentor("federation", "init", "--registrar", "registrar", "--federation", "fed.example", "--json"))
+    enrol = ("coordinator", "enrol", "--certificates", "c", "--federation", "fed.example", "--host", "localhost")
+    asked = json.loads(fedmentor(*enrol, "--out", "c.req", "--json"))
+    admit = ("federation", "admit", "c.req", "--registrar", "registrar", "--out", "c.reply")
+    fedmentor(*admit, "--fingerprint", asked["fingerprint"])
+    authority: str = made["authority_sha256"]
+    fedmentor("coordinator", "enrol", "--certificates", "c", "--reply", "c.reply", "--authority", authority)
+    return authority

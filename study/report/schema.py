@@ -5,26 +5,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fedmentor.json_schema import file_bytes, named
 from fedmentor.models import write_atomically
 from study.report.values import Report
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def report_schema() -> dict[str, Any]:
     """What ``load_report`` accepts, as a JSON Schema (draft 2020-12)."""
-    return {"$schema": DIALECT, "$id": "urn:fedmentor:report:1", **Report.model_json_schema(mode="validation")}
+    return named("report:1", Report.model_json_schema(mode="validation"))
 
 
 def schema_bytes() -> bytes:
-    """The file's content: keys in the order of the values, two spaces, one final newline."""
-    return (json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n").encode()
+    """The file's content."""
+    return file_bytes(report_schema())
 
 
 @click.command()

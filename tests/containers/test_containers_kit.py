@@ -22,6 +22,7 @@ from fed_node.data.phantom import write_phantoms
 from fed_node.student.sm_lite import ARCHITECTURE, new_student, student_tensors
 from fedmentor.ids import SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
+from fedmentor.testing.registrar import found_by_commands
 from study.processes import Children, children, wait_for_file
 
 pytestmark = [
@@ -53,13 +54,7 @@ def prepare(folder: Path) -> str:
     save_model(folder / "model", tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors), seed=0))
     options = {"rounds": 1, "local_epochs": 1, "batch_images": 2, "quorum": 2}
     (folder / "run.json").write_bytes(make_manifest(folder / "model", "run", SITES, options).to_bytes())
-    made = json.loads(fedmentor(folder, "federation", "init", "--registrar", "registrar", "--federation", "fed.example", "--json"))
-    enrol = ("coordinator", "enrol", "--certificates", "c", "--federation", "fed.example", "--host", "localhost")
-    asked = json.loads(fedmentor(folder, *enrol, "--out", "c.req", "--json"))
-    admit = ("federation", "admit", "c.req", "--registrar", "registrar", "--out", "c.reply")
-    fedmentor(folder, *admit, "--fingerprint", asked["fingerprint"])
-    fedmentor(folder, "coordinator", "enrol", "--certificates", "c", "--reply", "c.reply", "--authority", made["authority_sha256"])
-    return made["authority_sha256"]
+    return found_by_commands(lambda *arguments: fedmentor(folder, *arguments))
 
 
 def outside(processes: Children, folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from federation_processes import ENVIRONMENT, FEDMENTOR, PATIENCE_S, lines, wait
 from coordinator.manifests import make_manifest
 from fedmentor.errors import EXIT_CONFIG, EXIT_OK, EXIT_POLICY
 from fedmentor.ids import SiteId
+from fedmentor.testing.registrar import found_by_commands
 from study.processes import Child, Children, children, wait_for_file
 
 pytestmark = pytest.mark.e2e
@@ -30,13 +31,7 @@ def fedmentor(folder: Path, *arguments: str, code: int = EXIT_OK) -> str:
 
 def found(folder: Path) -> str:
     """Found a federation with a coordinator; gives the authority's fingerprint."""
-    made = json.loads(fedmentor(folder, "federation", "init", "--registrar", "registrar", "--federation", "fed.example", "--json"))
-    enrol = ("coordinator", "enrol", "--certificates", "c", "--federation", "fed.example", "--host", "localhost")
-    asked = json.loads(fedmentor(folder, *enrol, "--out", "c.req", "--json"))
-    admit = ("federation", "admit", "c.req", "--registrar", "registrar", "--out", "c.reply")
-    fedmentor(folder, *admit, "--fingerprint", asked["fingerprint"])
-    fedmentor(folder, "coordinator", "enrol", "--certificates", "c", "--reply", "c.reply", "--authority", made["authority_sha256"])
-    return made["authority_sha256"]
+    return found_by_commands(lambda *arguments: fedmentor(folder, *arguments))
 
 
 def open_doors(processes: Children, folder: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fed_node.data.dataset import open_dataset
 from fed_node.data.folder import MARK_FILE
 from fed_node.data.table import METADATA_FILE
 from fed_node.testing.proxy import connect_proxy
+from fedmentor.testing.supervisor import Systemd, listening
 
 pytestmark = pytest.mark.e2e
 
@@ -26,13 +26,8 @@ STOP_SECONDS = 10.0
 """What deploy/systemd/fedmentor-node.service gives a node before it kills it."""
 
 
-def heard(line: socket.socket) -> list[str]:
-    said = []
-    while True:
-        try:
-            said += line.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
-        except BlockingIOError:
-            return said
+def heard(systemd: Systemd) -> list[str]:
+    return [line for message in systemd.heard() for line in message.splitlines()]
 
 
 def to_pacs_export(folder: Path) -> None:
@@ -66,10 +61,9 @@ def test_a_stop_in_mid_training_takes_no_more_than_the_units_patience(tmp_path: 
     (tmp_path / "plain.json").write_bytes(manifest.to_bytes())
     with ExitStack() as stack:
         proxy = stack.enter_context(connect_proxy())
-        systemd = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        systemd = stack.enter_context(listening())
         run = stack.enter_context(federation(tmp_path, tmp_path / "run", grace_s=60))
-        systemd.bind(str(tmp_path / "notify"))
-        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "500000"}
+        environment = {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "500000"}
         first = run.node(SITES[0], environment=environment, more=["--proxy", proxy.address])
         others = [run.node(site) for site in SITES[1:]]
         said: list[str] = []

@@ -31,6 +31,21 @@ def now():
     return datetime.now(timezone.utc)
 
 
+class LargeModel:
+    """A service whose model is more than any buffer holds."""
+
+    def __init__(self, service, chunks):
+        self._service = service
+        self._chunks = chunks
+
+    def __getattr__(self, name):
+        return getattr(self._service, name)
+
+    def fetch_model(self, *_arguments):
+        """See CoordinatorService: so many chunks of zeros."""
+        return iter([bytes(CHUNK_BYTES)] * self._chunks)
+
+
 @contextmanager
 def served_by(servicer, credentials, calls=32, listen="127.0.0.1:0", renewed=lambda: None):
     """A server on an event loop in a thread of its own; gives the bound address."""

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import grpc
 import pytest
 from cryptography import x509
+from servicer_calls import LargeModel
 
 from coordinator.events import CallFailed, DenyListChanged, DenyListRefused
 from coordinator.revocations import LiveRevocations, newest_recorded, record, watch
@@ -15,7 +16,6 @@ from coordinator.servicer import CallLimits, Servicer, start_server
 from coordinator.testing import ToyFederation
 from fedmentor.clock import SystemClock
 from fedmentor.errors import ConfigError, CoordinatorUnreachable, IdentityRefused, PolicyRefusal
-from fedmentor.federation import CHUNK_BYTES
 from fedmentor.identity.authority import throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
 from fedmentor.identity.keys import spki_digest
@@ -115,23 +115,12 @@ def federation(tmp_path):
     made.close()
 
 
-class _LargeModel:
-    """A service whose model is more than any buffer holds."""
-
-    def __init__(self, service):
-        self._service = service
-
-    def __getattr__(self, name):
-        return getattr(self._service, name)
-
-    def fetch_model(self, *_arguments):
-        return iter([bytes(CHUNK_BYTES)] * 1_000_000)
-
-
 @pytest.fixture
 def served(federation, folder, authority):
     assert authority.federation == NAME
-    servicer = Servicer(_LargeModel(federation.engine.service), NAME, CallLimits(), federation.events.append, lambda _: None)
+    servicer = Servicer(
+        LargeModel(federation.engine.service, 1_000_000), NAME, CallLimits(), federation.events.append, lambda _: None
+    )
     with _Served(servicer, folder, federation.events) as running:
         yield running
 

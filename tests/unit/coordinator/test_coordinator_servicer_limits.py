@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import grpc
 import pytest
-from servicer_calls import DIGEST, NAME, SITES, TIMEOUT_S, client_of, now, served_by, update_parts
+from servicer_calls import DIGEST, NAME, SITES, TIMEOUT_S, LargeModel, client_of, now, served_by, update_parts
 
 from coordinator.servicer import CallLimits, Servicer
 from fedmentor.errors import CoordinatorUnreachable
@@ -38,26 +38,13 @@ def test_a_site_has_few_uploads_at_once_and_the_next_one_may_try_again(federatio
     assert "uploads under way" in caught.value.details()
 
 
-class _LargeModel:
-    """A service whose model is more than any buffer holds; stays in force for ever."""
-
-    def __init__(self, service):
-        self._service = service
-
-    def __getattr__(self, name):
-        return getattr(self._service, name)
-
-    def fetch_model(self, *_arguments):
-        return iter([bytes(CHUNK_BYTES)] * 64)
-
-
 def _unread(stub):
     return stub.FetchModel(pb.FetchModelRequest(model=pb.ModelRef(digest=DIGEST, size_bytes=64 * CHUNK_BYTES)))
 
 
 def test_one_site_cannot_take_the_calls_of_the_others(federation, certificates):
     limits = CallLimits(calls=4)
-    servicer = Servicer(_LargeModel(federation.engine.service), NAME, limits, federation.events.append, lambda _: None)
+    servicer = Servicer(LargeModel(federation.engine.service, 64), NAME, limits, federation.events.append, lambda _: None)
     with (
         served_by(servicer, coordinator_credentials(certificates, now()), calls=24) as bound,
         client_of(bound, site_credentials(certificates, SITES[0], now())) as greedy,
@@ -85,7 +72,7 @@ def test_one_site_cannot_take_the_calls_of_the_others(federation, certificates):
 
 def test_a_transfer_that_goes_nowhere_is_ended(federation, certificates):
     limits = CallLimits(transfer_s=0.2)
-    servicer = Servicer(_LargeModel(federation.engine.service), NAME, limits, federation.events.append, lambda _: None)
+    servicer = Servicer(LargeModel(federation.engine.service, 64), NAME, limits, federation.events.append, lambda _: None)
     silence = threading.Event()
 
     def parts():
