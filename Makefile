@@ -99,6 +99,7 @@ $(PEERS)/.installed: benchmarks/peers.txt
 bench: install $(PEERS)/.installed  ## every performance table; DATA=DIR adds the tables of quality on real images
 	python benchmarks/aggregation.py
 	python benchmarks/teacher.py --sam-med2d
+	OMP_NUM_THREADS=1 python benchmarks/teacher_precision.py $(if $(DATA),--data $(QUOTED_DATA))
 	python benchmarks/student.py $(if $(DATA),--data $(QUOTED_DATA))
 	python benchmarks/dp.py
 	python benchmarks/secagg.py

@@ -41,7 +41,7 @@ def main() -> None:
     pool, others = dataset.subset(proxy), dataset.subset({sample.id for sample in dataset} - proxy)
     held_out = load_samples(others)
     print(f"{len(pool)} images to learn from, {len(held_out)} images of {held_out.patients} other patients to score on\n")
-    print(f"{'prompt':10} {'teacher Dice':>13} {'student Dice':>13} {'IoU':>6} {'HD95 px':>8} {'train CPU s':>12}")
+    print(f"{'prompt':10} {'teacher Dice':>13} {'student Dice':>13} {'IoU':>6} {'HD95 px':>8} {'left out':>9} {'train CPU s':>12}")
     with tempfile.TemporaryDirectory() as temporary:
         teacher = CachedTeacher(local_teacher(), FolderStore(arguments.cache or Path(temporary)))
         for prompt in arguments.prompts:
@@ -51,7 +51,8 @@ def main() -> None:
             result = distil(config, teacher, pool)
             seconds = time.process_time() - started
             scores = evaluate(load_student(result.tensors), held_out)
-            print(f"{prompt:10} {own:13.3f} {scores.dice:13.3f} {scores.iou:6.3f} {scores.hd95:8.1f} {seconds:12.0f}", flush=True)
+            distance = f"{scores.hd95:8.1f} {scores.hd95_undefined:9}"
+            print(f"{prompt:10} {own:13.3f} {scores.dice:13.3f} {scores.iou:6.3f} {distance} {seconds:12.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python benchmarks/robustness.py                 no defence and the default, about five minutes on an idle core
     python benchmarks/robustness.py --all           every rule, about three times as long
-    python benchmarks/robustness.py --start-epochs 0 --rounds 8 --learning-rate 3e-3          from a random model 0
+    python benchmarks/robustness.py --seeds 0 1 2   so many times as long; in the end median and worst over the seeds
+    python benchmarks/robustness.py --start-epochs 0 --rounds 5 --learning-rate 3e-3          from a random model 0
 
 Ten sites on chest-X-ray phantoms (drawings; nothing here says anything about patients), each hospital's images at neighbouring
 sites, so that sites differ. Real parts: coordinator with its rounds, admission, journal and strategies; node sessions; SM-lite. In
 process and in one thread. Model 0 has learned a little from other phantoms. Dice is the patients' mean over all sites' held-out
 patients of the last model; a loss is in points (hundredths) against the same run with ten honest sites. Attacks marked ``+n`` also
-claim as many images as the run counts (``max_weight``), which a coordinator cannot check.
+claim as many images as the run counts (``max_weight``), which a coordinator cannot check. Each seed draws other phantoms, another
+model 0 and another order of training.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch sizes its pool
 
@@ -104,8 +107,23 @@ class Stage:
     rounds: int
 
 
+@dataclass(frozen=True)
+class Row:
+    """One defence, from one seed.
+
+    Attributes:
+        start, honest: Dice of model 0, and of the last model of ten honest sites.
+        losses: points of Dice that each attack costs.
+    """
+
+    defence: str
+    start: float
+    honest: float
+    losses: tuple[float, ...]
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="every rule, not the default alone")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="NAME", help="columns of the table")
@@ -113,15 +131,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6, help="training images a site")
     parser.add_argument("--start-epochs", type=int, default=2, help="epochs of model 0 on the other phantoms; 0 for a random one")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one row a defence and seed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     speed()
     shared_memory = Path("/dev/shm")  # noqa: S108 - folders in it are made by tempfile
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as place:
-        stage = set_up(Path(place), options)
+        stages = {seed: set_up(Path(place) / f"seed-{seed}", options, seed) for seed in options.seeds}
         chosen = dict(list(DEFENCES.items())[: None if options.all else 2])
-        table(stage, chosen, options.attacks)
+        rows = table(stages, chosen, options.attacks)
+    if len(stages) > 1:
+        summary(rows, options.attacks)
 
 
 def speed() -> None:
@@ -139,9 +159,9 @@ def speed() -> None:
     print(f"| search for free riders | {time.process_time() - began:.3f} |\n", flush=True)
 
 
-def set_up(folder: Path, options: argparse.Namespace) -> Stage:
+def set_up(folder: Path, options: argparse.Namespace, seed: int) -> Stage:
     """Draw the phantoms, deal them to the sites, and train model 0 on the first few."""
-    images, seed = options.images, options.seed
+    images = options.images
     per_site = images + HELD_OUT_IMAGES
     ids = write_phantoms(folder / "phantoms", PROXY_IMAGES + per_site * len(SITES), seed)
     dataset = open_dataset(folder / "phantoms")
@@ -178,18 +198,36 @@ def start(proxy: Dataset, folder: Path, epochs: int, seed: int) -> None:
     save_model(folder, tensors, ModelRecord(architecture=ARCHITECTURE, digest=digest_of(tensors)))
 
 
-def table(stage: Stage, defences: Mapping[str, Rule | None], chosen: Sequence[str]) -> None:
-    """One row a defence, one column an attack."""
-    columns = ["Dice points lost by one liar of ten", "Dice of model 0", "all honest", *chosen, "flagged", "seconds"]
+def table(stages: Mapping[int, Stage], defences: Mapping[str, Rule | None], chosen: Sequence[str]) -> list[Row]:
+    """One row a defence and seed, one column an attack."""
+    columns = ["Dice points lost by one liar of ten", "seed", "Dice of model 0", "all honest", *chosen, "flagged", "seconds"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    for name, rule in defences.items():
-        began = time.perf_counter()
-        honest = federate(stage, rule, None)
-        reports = {label: federate(stage, rule, ATTACKS[label]) for label in chosen}
-        losses = [f"{100 * (dice_of(honest) - dice_of(report)):.1f}" for report in reports.values()]
-        first, found = honest.rounds[0].dice or 0.0, flagged({"honest": honest, **reports})
-        cells = [name, f"{first:.4f}", f"{dice_of(honest):.4f}", *losses, found, f"{time.perf_counter() - began:.0f}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
+    rows = []
+    for seed, stage in stages.items():
+        for name, rule in defences.items():
+            began = time.perf_counter()
+            honest = federate(stage, rule, None)
+            reports = {label: federate(stage, rule, ATTACKS[label]) for label in chosen}
+            losses = tuple(round(100 * (dice_of(honest) - dice_of(report)), 1) + 0.0 for report in reports.values())  # no -0.0
+            rows.append(Row(name, honest.rounds[0].dice or 0.0, dice_of(honest), losses))
+            found = flagged({"honest": honest, **reports})
+            dice = [f"{rows[-1].start:.4f}", f"{rows[-1].honest:.4f}"]
+            cells = [name, str(seed), *dice, *(f"{loss:.1f}" for loss in losses), found, f"{time.perf_counter() - began:.0f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    return rows
+
+
+def summary(rows: Sequence[Row], chosen: Sequence[str]) -> None:
+    """One row a defence: the median over the seeds, and in brackets the worst seed, which is another one in each column."""
+    columns = ["median (worst) over the seeds", "Dice of model 0", "all honest", *chosen]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name in dict.fromkeys(row.defence for row in rows):
+        mine = [row for row in rows if row.defence == name]
+        dice = [
+            f"{median(values):.4f} ({min(values):.4f})" for values in zip(*((row.start, row.honest) for row in mine), strict=True)
+        ]
+        losses = [f"{median(values):.1f} ({max(values):.1f})" for values in zip(*(row.losses for row in mine), strict=True)]
+        print(f"| {' | '.join([name, *dice, *losses])} |")
 
 
 def flagged(reports: Mapping[str, RunReport]) -> str:

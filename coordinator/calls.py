@@ -30,11 +30,14 @@ class OpenCalls:
         self._revoked: RevocationList | None = None
 
     @contextmanager
-    def entered(self, pem: bytes) -> Iterator[None]:
+    def entered(self, pem: bytes) -> Iterator[x509.Certificate]:
         """The body of one call, in its task; ``deny`` and ``sweep`` may end it wherever it waits.
 
         Args:
             pem: the caller's certificate.
+
+        Yields:
+            The same, read.
 
         Raises:
             PolicyRefusal: the certificate is revoked, or was while the call went on.
@@ -52,7 +55,7 @@ class OpenCalls:
             raise _revoked()
         self._open.add(call)
         try:
-            yield
+            yield call.certificate
         except asyncio.CancelledError:
             if call.end is None:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from coordinator.state import RunState
 from fedmentor.federation import RoundRef
@@ -25,6 +26,14 @@ class SiteConnected:
     site: SiteId
     superseded: bool
     software: str = ""
+
+
+@dataclass(frozen=True)
+class SiteCertificateShown:
+    """A site called with a certificate that it had not shown before; ``expires`` is its end."""
+
+    site: SiteId
+    expires: datetime
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ class TrailUnsigned:
 Event = (
     PhaseEntered
     | SiteConnected
+    | SiteCertificateShown
     | SiteLeft
     | UpdateAccepted
     | UpdateRefused

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from coordinator.events import Event, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
+from coordinator.events import (
+    Event,
+    PhaseEntered,
+    ScoresReported,
+    SiteCertificateShown,
+    SiteConnected,
+    SiteLeft,
+    UpdateAccepted,
+    UpdateRefused,
+)
 from coordinator.report import RunReport
 from coordinator.state import PhaseName
 from fedmentor.federation import Outcome
@@ -26,6 +35,12 @@ class Metrics:
         self._phase = Gauge("fedmentor_phase", "1 for the phase in force.", ["phase"], registry=registry)
         self._connected = Gauge("fedmentor_sites_connected", "Sites with an open stream.", registry=registry)
         self._present = Gauge("fedmentor_site_connected", "1 while the site has an open stream.", ["site"], registry=registry)
+        self._expiry = Gauge(
+            "fedmentor_site_certificate_expiry_seconds",
+            "Unix time at which the certificate that a site showed last expires.",
+            ["site"],
+            registry=registry,
+        )
         self._over = Gauge("fedmentor_run_over", "1 once the run is over.", registry=registry)
         self._failed = Gauge("fedmentor_run_failed", "1 once the run has failed.", registry=registry)
         self._accepted = Counter("fedmentor_updates_accepted", "Updates accepted.", ["site"], registry=registry)
@@ -47,6 +62,8 @@ class Metrics:
             case SiteConnected(site, superseded):
                 self._connected.inc(0 if superseded else 1)
                 self._present.labels(site).set(1)
+            case SiteCertificateShown(site, expires):
+                self._expiry.labels(site).set(expires.timestamp())
             case SiteLeft(site):
                 self._connected.dec()
                 self._present.labels(site).set(0)

@@ -26,7 +26,12 @@ Row = TypeVar("Row", SiteScores, Traffic)
 
 
 class SiteReport(BaseModel):
-    """One site's scores of one model; ``hd95`` in pixels at 256 x 256, None where undefined."""
+    """One site's scores of one model.
+
+    Attributes:
+        hd95: pixels at 256 x 256; None where it is undefined for every image.
+        hd95_undefined: images that ``hd95`` leaves out, because mask or prediction is empty; None where the site did not say.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +40,7 @@ class SiteReport(BaseModel):
     dice: float
     iou: float
     hd95: float | None
+    hd95_undefined: int | None = None
 
 
 class GateReport(BaseModel):
@@ -54,6 +60,7 @@ class RoundReport(BaseModel):
         round: r; the last entry of a finished run has no training.
         model: digest of model r.
         dice, iou, hd95: means over sites, weighted by held-out patients (see patient_mean); None before any site reported.
+        hd95_undefined: images that ``hd95`` leaves out, of all sites; None where a site did not say.
         worst_site, worst_dice: the site on which the model does worst.
         sites: scores of each site.
         attempt: the attempt that succeeded.
@@ -73,6 +80,7 @@ class RoundReport(BaseModel):
     dice: float | None = None
     iou: float | None = None
     hd95: float | None = None
+    hd95_undefined: int | None = None
     worst_site: SiteId | None = None
     worst_dice: float | None = None
     sites: dict[SiteId, SiteReport] = {}
@@ -174,11 +182,10 @@ def round_report(
         dice=patient_mean({site: score.dice for site, score in mine.items()}, mine),
         iou=patient_mean({site: score.iou for site, score in mine.items()}, mine),
         hd95=patient_mean({site: score.hd95 for site, score in mine.items()}, mine),
+        hd95_undefined=_undefined(mine.values()),
         worst_site=worst.site if worst else None,
         worst_dice=worst.dice if worst else None,
-        sites={
-            site: SiteReport(patients=s.patients, images=s.images, dice=s.dice, iou=s.iou, hd95=s.hd95) for site, s in mine.items()
-        },
+        sites={site: _site_report(score) for site, score in mine.items()},
         attempt=done.attempt if done else None,
         accepted=done.sites if done else (),
         weights={update.site: update.weight_word / total for update in updates} if total else {},
@@ -187,6 +194,24 @@ def round_report(
         bytes_up={counted.site: counted.bytes_up for counted in bytes_},
         bytes_down={counted.site: counted.bytes_down for counted in bytes_},
     )
+
+
+def _site_report(score: SiteScores) -> SiteReport:
+    return SiteReport(
+        patients=score.patients,
+        images=score.images,
+        dice=score.dice,
+        iou=score.iou,
+        hd95=score.hd95,
+        hd95_undefined=score.hd95_undefined,
+    )
+
+
+def _undefined(scores: Iterable[SiteScores]) -> int | None:
+    """How many images the mean of HD95 leaves out; None where nobody scored, or one did not say."""
+    counts = [score.hd95_undefined for score in scores]
+    told = [count for count in counts if count is not None]
+    return sum(told) if told and len(told) == len(counts) else None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from math import isnan
 
 from coordinator.admission import check_site
@@ -251,6 +252,11 @@ class CoordinatorService:
         if self._audit.countersign(site, checkpoint, signature):
             self._wake_driver()
 
+    def tell_time(self, site: SiteId) -> datetime:
+        """What this coordinator's clock says: a site may ask whether its own is wrong."""
+        check_site(self._manifest, site)
+        return self._ports.clock.now()
+
     def _keep_scores(self, tx: Transaction, site: SiteId, scores: Scores) -> bool:
         state, round_ = tx.state(), scores.round.round
         candidate = candidate_of(self._manifest, state)
@@ -267,7 +273,7 @@ class CoordinatorService:
         if scores.model != model:
             raise UpdateRejected(f"the scored model is not that of round {round_}")
         hd95 = None if isnan(scores.hd95) else scores.hd95
-        row = SiteScores(site, round_, model, scores.patients, scores.images, scores.dice, scores.iou, hd95)
+        row = SiteScores(site, round_, model, scores.patients, scores.images, scores.dice, scores.iou, hd95, scores.hd95_undefined)
         of_candidate = round_ > tx.state().round
         kept = tx.put_candidate_scores(scores.round.attempt, row) if of_candidate else tx.put_scores(row)
         if kept:

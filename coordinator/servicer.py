@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -22,7 +23,7 @@ import grpc
 from grpc import aio
 
 from coordinator.calls import OpenCalls
-from coordinator.events import CallFailed, Observer
+from coordinator.events import CallFailed, Observer, SiteCertificateShown
 from coordinator.service import CoordinatorService
 from fedmentor.errors import (
     BrokenStore,
@@ -99,6 +100,7 @@ class Servicer(FederationServicer):
         self.open_calls = OpenCalls()
         self._calls: Counter[SiteId] = Counter()
         self._uploads: Counter[SiteId] = Counter()
+        self._expiries: dict[SiteId, datetime] = {}
         self._threads: defaultdict[SiteId, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(THREADS_PER_SITE))
 
     # The two streams write to the context instead of yielding: a peer that does not read then holds this coroutine, which can be
@@ -169,6 +171,12 @@ class Servicer(FederationServicer):
             await self._in_thread(site, lambda: self._service.countersign(site, checkpoint, signature))
         return pb.CountersignAck()
 
+    async def TellTime(self, request: pb.TimeRequest, context: Context) -> pb.TimeReading:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        del request
+        async with self._answering("TellTime", context) as site:
+            return codec.time_to_wire(self._service.tell_time(site))
+
     async def _serve_audit(self, site: SiteId, from_record: int, context: Context) -> None:
         pages = self._service.fetch_audit(site, from_record)
         while page := await self._in_thread(site, lambda: next(pages, None)):
@@ -226,7 +234,8 @@ class Servicer(FederationServicer):
             (pem,) = context.auth_context()[_CERTIFICATE_PROPERTY]
             site = self._site(pem)
             self._service.admit(site)
-            with self.open_calls.entered(pem), _one_of_few(self._calls, site, self._limits.calls, "calls"):
+            with self.open_calls.entered(pem) as certificate, _one_of_few(self._calls, site, self._limits.calls, "calls"):
+                self._note_expiry(site, certificate.not_valid_after_utc)
                 yield site
         except CoordinatorUnreachable as error:
             # Without the error's name: at the site this is a broken line, to be tried again, not an answer.
@@ -242,6 +251,12 @@ class Servicer(FederationServicer):
         except Exception:  # noqa: BLE001 - the rim: private text goes to the log, a fixed sentence to the peer
             self._observe(CallFailed(call, site, traceback.format_exc()))
             await _abort(context, grpc.StatusCode.INTERNAL, INTERNAL_SENTENCE)
+
+    def _note_expiry(self, site: SiteId, expires: datetime) -> None:
+        """Tell of a certificate once: a site makes many calls with it."""
+        if self._expiries.get(site) != expires:
+            self._expiries[site] = expires
+            self._observe(SiteCertificateShown(site, expires))
 
     def _site(self, pem: bytes) -> SiteId:
         """The site behind the peer's certificate.

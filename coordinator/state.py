@@ -77,7 +77,11 @@ class AcceptedUpdate:
 
 @dataclass(frozen=True)
 class SiteScores:
-    """One site's scores of the model of one round; ``hd95`` is None where it is undefined."""
+    """One site's scores of the model of one round.
+
+    ``hd95`` is None where it is undefined for every image, ``hd95_undefined`` the number of images that it leaves out, None where
+    the site did not say.
+    """
 
     site: SiteId
     round: Round
@@ -87,6 +91,7 @@ class SiteScores:
     dice: float
     iou: float
     hd95: float | None
+    hd95_undefined: int | None = None
 
 
 @dataclass(frozen=True)

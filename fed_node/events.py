@@ -34,6 +34,13 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class ClockDiffers:
+    """This machine's clock is so many seconds ahead of the coordinator's (or behind it, below 0) that certificates may fail."""
+
+    ahead_s: float
+
+
+@dataclass(frozen=True)
 class Scored:
     """A global model was evaluated on this site's held-out patients."""
 
@@ -159,5 +166,6 @@ SessionEvent = (
     | WitnessOff
     | CertificateRenewed
     | RenewalFailed
+    | ClockDiffers
 )
 Observer = Callable[[SessionEvent], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import grpc
@@ -148,6 +149,11 @@ class GrpcLink:
         """See CoordinatorLink."""
         with self._calls() as stub:
             stub.Countersign(codec.countersignature_to_wire(checkpoint, signature), timeout=SHORT_CALL_SECONDS)
+
+    def tell_time(self) -> datetime:
+        """See CoordinatorLink."""
+        with self._calls() as stub:
+            return codec.time_from_wire(stub.TellTime(pb.TimeRequest(), timeout=SHORT_CALL_SECONDS))
 
     def close(self) -> None:
         """Break calls that are under way and refuse later ones with CoordinatorUnreachable; from any thread, repeatable."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from fed_node.events import LinkLost, Observer, RenewalFailed, Skipped, Unwitnessed, WitnessOff
+from fed_node.events import ClockDiffers, LinkLost, Observer, RenewalFailed, Skipped, Unwitnessed, WitnessOff
 from fedmentor.log import event_logger
 
 
 def event_log(site: str) -> Observer:
     """A function that logs events of one site, as ``event=skipped site=... round=...`` in logfmt."""
-    return event_logger(sys.stderr, (Skipped, LinkLost, RenewalFailed, Unwitnessed, WitnessOff), site=site)
+    return event_logger(sys.stderr, (Skipped, LinkLost, RenewalFailed, ClockDiffers, Unwitnessed, WitnessOff), site=site)

@@ -35,13 +35,13 @@ from contextlib import suppress
 
 from fed_node.connection import Connection
 from fed_node.delivery import Delivery
-from fed_node.events import Answered, Joined, RunOver, Scored, Skipped, Trained, Waiting
+from fed_node.events import Answered, ClockDiffers, Joined, RunOver, Scored, Skipped, Trained, Waiting
 from fed_node.mailbox import Arrived
 from fed_node.ports import SessionPolicy, SessionPorts, private_training, secure_site
 from fed_node.rules import check_approval, check_directive, check_manifest, check_model, check_not_older, check_same_base
 from fed_node.secure import SecureSite
 from fed_node.trainer import Interrupted, LocalScores, ShouldStop, TrainedUpdate, local_seed, ring_words
-from fedmentor.errors import CoordinatorUnreachable, PolicyRefusal, RoundClosed, UpdateRejected
+from fedmentor.errors import CoordinatorUnreachable, FedMentorError, PolicyRefusal, RoundClosed, UpdateRejected
 from fedmentor.federation import (
     Evaluate,
     Finished,
@@ -56,6 +56,7 @@ from fedmentor.federation import (
     UpdateHeader,
     Wait,
 )
+from fedmentor.identity.authority import CLOCK_LEEWAY
 from fedmentor.ids import Digest, SiteId
 from fedmentor.tensors import FloatVector, sha256_hex
 
@@ -151,6 +152,8 @@ class Session:
         self._ports.outbox.pin(manifest)
         if manifest.privacy is not None:
             private_training(self._ports, manifest).admit(manifest)
+        if self._manifest is None:
+            self._compare_clocks()
         if manifest != self._manifest:
             self._secure = secure_site(self._ports, self._site, manifest, approved=approved)
             self._delivery.join(self._secure)
@@ -158,6 +161,13 @@ class Session:
             self._ports.observe(Joined(manifest.run, manifest.digest, manifest.rounds, len(manifest.roster)))
         elif self._secure is not None:
             self._secure.check_keys()
+
+    def _compare_clocks(self) -> None:
+        """Tell of a clock that is too wrong for certificates; the run itself needs none, so nothing else follows from it."""
+        with suppress(FedMentorError):
+            ahead = self._ports.clock.now() - self._ports.link.tell_time()
+            if abs(ahead) > CLOCK_LEEWAY:
+                self._ports.observe(ClockDiffers(ahead.total_seconds()))
 
     def _joined(self) -> RunManifest:
         if self._manifest is None:
@@ -258,9 +268,8 @@ class Session:
             self._scored = model, self._ports.trainer.evaluate(vector)
         scores = self._scored[1]
         if self._joined().reports_scores:
-            self._ports.link.report_scores(
-                Scores(ref, model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95),
-            )
+            means = (scores.dice, scores.iou, scores.hd95, scores.hd95_undefined)
+            self._ports.link.report_scores(Scores(ref, model, scores.patients, scores.images, *means))
         self._ports.observe(Scored(ref, scores))
 
     def _train_until(self, ref: RoundRef, vector: FloatVector, manifest: RunManifest, deadline_s: float) -> TrainedUpdate | None:

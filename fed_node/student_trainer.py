@@ -68,7 +68,7 @@ class StudentTrainer:
     def evaluate(self, vector: FloatVector) -> LocalScores:
         """See LocalTrainer."""
         scores = evaluate(load_student(unflatten(vector, SPEC)), self._held_out, self._go_on)
-        return LocalScores(scores.patients, scores.images, scores.dice, scores.iou, scores.hd95)
+        return LocalScores(scores.patients, scores.images, scores.dice, scores.iou, scores.hd95, scores.hd95_undefined)
 
     def _go_on(self) -> None:
         if self._stopping():

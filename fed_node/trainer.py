@@ -31,7 +31,8 @@ class Interrupted(Exception):
 class LocalScores:
     """How a model did on the site's own held-out patients.
 
-    ``hd95`` is the mean 95th percentile Hausdorff distance in pixels at 256 x 256, NaN where it is undefined for every image.
+    ``hd95`` is the mean 95th percentile Hausdorff distance in pixels at 256 x 256, NaN where it is undefined for every image;
+    ``hd95_undefined`` counts the images that it leaves out.
     """
 
     patients: int
@@ -39,6 +40,7 @@ class LocalScores:
     dice: float
     iou: float
     hd95: float
+    hd95_undefined: int
 
 
 @dataclass(frozen=True)

@@ -368,6 +368,7 @@ class Scores:
     """How a global model did on one site's held-out patients.
 
     ``hd95`` is the mean 95th percentile Hausdorff distance in pixels at 256 x 256, NaN where it is undefined for every image.
+    ``hd95_undefined`` counts the images that it leaves out; None where the site, of an older version, does not say.
     """
 
     round: RoundRef
@@ -377,3 +378,4 @@ class Scores:
     dice: float
     iou: float
     hd95: float
+    hd95_undefined: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Protocol
 
 from fedmentor.audit.chain import AuditRecord
@@ -78,6 +79,14 @@ class CoordinatorLink(Protocol):
 
         Raises:
             PolicyRefusal: the coordinator has no such checkpoint, or does not take the signature for this site's.
+        """
+        ...
+
+    def tell_time(self) -> datetime:
+        """What the coordinator's clock says, in UTC.
+
+        Raises:
+            PolicyRefusal: an older coordinator, which does not know this call.
         """
         ...
 

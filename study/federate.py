@@ -159,6 +159,7 @@ def _round_facts(entry: RoundReport, maker: RoundReport | None) -> RoundFacts:
         dice=entry.dice,
         iou=entry.iou,
         hd95=entry.hd95,
+        hd95_undefined=entry.hd95_undefined,
         worst_site=entry.worst_site,
         worst_dice=entry.worst_dice,
         sites={

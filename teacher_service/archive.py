@@ -17,7 +17,9 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from fedmentor.errors import ConfigError, DigestMismatch, ModelError
 from fedmentor.ids import Digest
+from fedmentor.teacher.pace import Pace, pace_of
 from teacher_service.compute import MAX_IMAGES_AT_ONCE
+from teacher_service.models.registry import ARCHITECTURES, architecture
 from teacher_service.settings import MODEL_NAME
 from teacher_service.weights import file_sha256, weights_facts
 
@@ -25,18 +27,8 @@ WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "teacher.json"
 HANDLER_FILE = "handler.py"
 MODEL_CONFIG_FILE = "model-config.yaml"
-BATCH_IMAGES = 4
-"""Requests handed to the worker together. Small, because a request waits for its whole batch."""
-
 BATCH_DELAY_MS = 5
 """How long TorchServe waits for a batch to fill; a lone request always waits that long."""
-
-RESPONSE_SECONDS = 120
-"""After that TorchServe kills the worker: a full batch of SAM-Med2D on one busy core stays below it."""
-
-STARTUP_SECONDS = 180
-"""Loading a gigabyte of weights on a busy machine."""
-
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _MEMBERS = {WEIGHTS_FILE, CONFIG_FILE, HANDLER_FILE, MODEL_CONFIG_FILE, _MANIFEST}
@@ -46,13 +38,14 @@ _READ_BYTES = 1 << 20
 _BUILD = "build one with 'fedmentor teacher build'"
 
 
-def build_archive(weights: Path, target: Path, batch_images: int = BATCH_IMAGES) -> Path:
+def build_archive(weights: Path, target: Path, batch_images: int | None = None) -> Path:
     """Pack converted weights.
 
     Args:
         weights: what ``fedmentor teacher convert`` wrote.
         target: the .mar file to write; an older one is replaced.
-        batch_images: requests handed to the worker together, 1 to MAX_IMAGES_AT_ONCE; a GPU encodes them together.
+        batch_images: requests handed to the worker together, 1 to MAX_IMAGES_AT_ONCE; a GPU encodes them together. None for as
+            many as suit the architecture on a CPU.
 
     Returns:
         ``target``.
@@ -61,7 +54,7 @@ def build_archive(weights: Path, target: Path, batch_images: int = BATCH_IMAGES)
         ModelError: not a converted file.
         ConfigError: the archiver failed, or ``batch_images`` is out of range.
     """
-    if not 1 <= batch_images <= MAX_IMAGES_AT_ONCE:
+    if batch_images is not None and not 1 <= batch_images <= MAX_IMAGES_AT_ONCE:
         raise ConfigError(f"batches of {batch_images} images are out of range", cure=f"give 1 to {MAX_IMAGES_AT_ONCE}")
     facts = weights_facts(weights)
     target = target.absolute()  # the archiver works in another folder
@@ -74,7 +67,7 @@ def build_archive(weights: Path, target: Path, batch_images: int = BATCH_IMAGES)
     return target
 
 
-def check_archive(path: Path, expected: Digest | None = None) -> None:
+def check_archive(path: Path, expected: Digest | None = None, *, named: Path | None = None) -> Pace:
     """Refuse what ``build_archive`` of this version did not write, before a server is started that would run it.
 
     An archive carries code. This lets none run but our own: it holds our files and no others, the handler and its settings are this
@@ -83,25 +76,51 @@ def check_archive(path: Path, expected: Digest | None = None) -> None:
     Args:
         path: the .mar file.
         expected: its SHA-256 as ``fedmentor teacher build`` printed it, from a place that whoever replaces archives cannot write.
+        named: what errors call it, where it is a copy.
+
+    Returns:
+        How long its worker may take, and how much it gets at a time.
 
     Raises:
         ModelError: not such an archive, or a truncated one.
         DigestMismatch: another archive than expected, or other weights than were packed.
     """
     if expected is not None and file_sha256(path) != expected:
-        raise DigestMismatch(f"{path} is not the archive that was pinned", cure="serve the one that was built, or pin this one")
+        raise not_pinned(path)
+    name = path if named is None else named
     try:
         with ZipFile(path) as archive:
-            _check_members(path, archive)
+            _check_members(name, archive)
             config = json.loads(archive.read(CONFIG_FILE))
+            pace = _pace_in(archive, config)
             state = hashlib.sha256()
             with archive.open(WEIGHTS_FILE) as weights:
                 while block := weights.read(_READ_BYTES):
                     state.update(block)
     except (OSError, BadZipFile, ValueError, NotImplementedError) as error:
-        raise ModelError(f"{path} cannot be read as a model archive", cure=_BUILD) from error
+        raise ModelError(f"{name} cannot be read as a model archive", cure=_BUILD) from error
     if not isinstance(config, dict) or state.hexdigest() != config.get("weights_sha256"):
-        raise DigestMismatch(f"the weights in {path.name} are not those that were packed", cure=_BUILD)
+        raise DigestMismatch(f"the weights in {name.name} are not those that were packed", cure=_BUILD)
+    if pace is None:
+        raise _other_code(name)
+    return pace
+
+
+def _pace_in(archive: ZipFile, config: object) -> Pace | None:
+    """The pace whose model-config.yaml the archive holds, to the byte; None for any other settings."""
+    known = ARCHITECTURES.get(str(config.get("architecture"))) if isinstance(config, dict) else None
+    held = archive.read(MODEL_CONFIG_FILE)
+    paces = () if known is None else (pace_of(known.image_seconds, images) for images in range(1, MAX_IMAGES_AT_ONCE + 1))
+    return next((pace for pace in paces if model_config(pace).encode() == held), None)
+
+
+def not_pinned(path: Path) -> DigestMismatch:
+    """The refusal of another archive than the operator named."""
+    return DigestMismatch(f"{path} is not the archive that was pinned", cure="serve the one that was built, or pin this one")
+
+
+def _other_code(path: Path) -> ModelError:
+    return ModelError(f"{path} holds other code or settings than this version's", cure=_BUILD)
 
 
 def _check_members(path: Path, archive: ZipFile) -> None:
@@ -115,9 +134,8 @@ def _check_members(path: Path, archive: ZipFile) -> None:
     manifest = json.loads(archive.read(_MANIFEST))
     model = {**manifest["model"]} if isinstance(manifest, dict) and isinstance(manifest.get("model"), dict) else {}
     ours = {"handler": HANDLER_FILE, "modelName": MODEL_NAME, "configFile": MODEL_CONFIG_FILE, "modelVersion": "1.0"}
-    code, config = archive.read(HANDLER_FILE), archive.read(MODEL_CONFIG_FILE)
-    if model != ours or code != _handler_source() or config not in _KNOWN_CONFIGS:
-        raise ModelError(f"{path} holds other code or settings than this version's", cure=_BUILD)
+    if model != ours or archive.read(HANDLER_FILE) != _handler_source():
+        raise _other_code(path)
 
 
 def _is_small(entry: ZipInfo) -> bool:
@@ -128,11 +146,12 @@ def _handler_source() -> bytes:
     return Path(__file__).with_name(HANDLER_FILE).read_bytes()
 
 
-def _stage(folder: Path, weights: Path, facts: Mapping[str, str], batch_images: int) -> None:
+def _stage(folder: Path, weights: Path, facts: Mapping[str, str], batch_images: int | None) -> None:
     (folder / WEIGHTS_FILE).symlink_to(weights.resolve())
     (folder / CONFIG_FILE).write_text(json.dumps({**facts, "weights_sha256": file_sha256(weights)}, indent=1))
     (folder / HANDLER_FILE).symlink_to(Path(__file__).with_name(HANDLER_FILE))
-    (folder / MODEL_CONFIG_FILE).write_text(model_config(batch_images))
+    pace = pace_of(architecture(facts["architecture"]).image_seconds, batch_images)
+    (folder / MODEL_CONFIG_FILE).write_text(model_config(pace))
 
 
 def _run_archiver(folder: Path) -> None:
@@ -155,16 +174,13 @@ def _run_archiver(folder: Path) -> None:
         raise ConfigError(f"torch-model-archiver failed: {last_line[:200]}", cure="check that the disk has room for the archive")
 
 
-def model_config(batch_images: int = BATCH_IMAGES) -> str:
+def model_config(pace: Pace) -> str:
     """model-config.yaml: one worker, because its embedding cache is its own and requests are not sticky."""
     return (
         "minWorkers: 1\n"
         "maxWorkers: 1\n"
-        f"batchSize: {batch_images}\n"
+        f"batchSize: {pace.batch_images}\n"
         f"maxBatchDelay: {BATCH_DELAY_MS}\n"
-        f"responseTimeout: {RESPONSE_SECONDS}\n"
-        f"startupTimeout: {STARTUP_SECONDS}\n"
+        f"responseTimeout: {pace.response_s}\n"
+        f"startupTimeout: {pace.startup_s:.0f}\n"
     )
-
-
-_KNOWN_CONFIGS = frozenset(model_config(images).encode() for images in range(1, MAX_IMAGES_AT_ONCE + 1))

@@ -78,7 +78,8 @@ def pictures_of(folder: Path) -> list[Path]:
     """
     images = folder / IMAGES_FOLDER
     root = images if images.is_dir() else folder
-    found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    # A link that leads nowhere counts: it is left out later, and named.
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists()))
     if not found:
         raise EmptyDataset(f"{root} holds no image", cure=f"put {', '.join(SUFFIXES)} files there")
     return found

@@ -19,6 +19,7 @@ class Compute:
     Attributes:
         device: as torch names it, e.g. ``cpu`` or ``cuda:0``.
         precision: of matrix products and convolutions, one of PRECISIONS; norms and soft-maxima stay float32 (torch.autocast).
+            ``float32`` is IEEE 754's on every device, never TF32.
         images_at_once: pictures encoded together, where several are asked about.
 
     Raises:
@@ -32,7 +33,7 @@ class Compute:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"{self.precision[:40]!r} is not a precision", cure=f"use one of {', '.join(PRECISIONS)}")
-        if self.precision != FLOAT32 and self.device == "cpu":
+        if self.precision != FLOAT32 and self.device.partition(":")[0] == "cpu":
             raise ConfigError(
                 f"{self.precision} is for a GPU; on a CPU, bfloat16 makes soft labels differ by up to 0.38",
                 cure=f"use {FLOAT32}, or a machine with a GPU",

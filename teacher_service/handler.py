@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from fedmentor.errors import FedMentorError
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import Foundation
@@ -64,7 +66,8 @@ class TeacherHandler:
             config = json.loads((folder / CONFIG_FILE).read_text())
             weights = read_weights(folder / WEIGHTS_FILE, expected=Digest(config["weights_sha256"]))
             folder_of_embeddings = os.environ.get(EMBEDDINGS_VARIABLE)
-            compute = _compute(context.system_properties)
+            precision = os.environ.get(PRECISION_VARIABLE, FLOAT32)
+            compute = worker_compute(context.system_properties, precision, cuda=torch.cuda.is_available())
             self._looks_ahead = compute.images_at_once > 1
             self._teacher = LocalTeacher(
                 weights,
@@ -136,7 +139,16 @@ def _came_by_grpc(context: Any, index: int) -> bool:
     return all(context.get_request_header(index, name) is None for name in ("Host", "host", "Authorization", "authorization"))
 
 
-def _compute(system: Mapping[str, Any]) -> Compute:
-    """On the GPU that TorchServe gives this worker, a batch's pictures together; else on the CPU, where that gains nothing."""
-    gpu, precision = system.get("gpu_id"), os.environ.get(PRECISION_VARIABLE, FLOAT32)
+def worker_compute(system: Mapping[str, Any], precision: str, *, cuda: bool) -> Compute:
+    """On the GPU that TorchServe gives a worker, a batch's pictures together; else on the CPU, where that gains nothing.
+
+    Args:
+        system: TorchServe's context.system_properties.
+        precision: one of teacher_service.compute.PRECISIONS.
+        cuda: whether torch can use a GPU. TorchServe looks for the driver only, and torch may be a CPU build.
+
+    Raises:
+        ConfigError: see Compute.
+    """
+    gpu = system.get("gpu_id") if cuda else None
     return Compute("cpu", precision) if gpu is None else Compute(f"cuda:{gpu}", precision, int(system.get("batch_size") or 1))

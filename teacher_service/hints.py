@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,12 +85,25 @@ def _coordinates(xy: npt.NDArray[np.float64], frame: Frame) -> torch.Tensor:
 def _hint(mask: MaskHint, frame: Frame) -> npt.NDArray[np.float32]:
     """The hint over the picture's part of the input, nothing beside it."""
     ratio = frame.hint_size / frame.input_size
-    height, width = (max(1, round(extent * ratio)) for extent in frame.preprocessing.content(frame.size))
-    picture = Image.fromarray(mask.array().astype(np.float32), mode="F").resize((width, height), Image.Resampling.BILINEAR)
+    content = [extent * ratio for extent in frame.preprocessing.content(frame.size)]
+    rows, columns = (math.ceil(extent) for extent in content)
     unit = np.zeros((frame.hint_size, frame.hint_size), np.float32)
-    unit[:height, :width] = np.asarray(picture, np.float32) / _FULL
+    unit[:rows, :columns] = _over(mask.array(), content) / _FULL
     if frame.hint_form == PROBABILITY:
         return unit
     edge = 1 / (1 + np.exp(_LARGEST_LOGIT))
     clipped = np.clip(unit, edge, 1 - edge)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
+
+
+def _over(grey: npt.NDArray[np.uint8], content: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Stretched over (height, width), which may end within a pixel; such a pixel has as much of the hint as the picture covers."""
+    rows, columns = (math.ceil(extent) for extent in content)
+    height, width = (source * ends / extent for source, ends, extent in zip(grey.shape, (rows, columns), content, strict=True))
+    beyond = [(0, math.ceil(reached) - source) for reached, source in zip((height, width), grey.shape, strict=True)]
+    longer = Image.fromarray(np.pad(grey.astype(np.float32), beyond, mode="edge"), mode="F")
+    values = np.asarray(longer.resize((columns, rows), Image.Resampling.BILINEAR, (0.0, 0.0, width, height)), np.float32)
+    covered = [
+        np.clip(extent - np.arange(ends), 0, 1).astype(np.float32) for extent, ends in zip(content, values.shape, strict=True)
+    ]
+    return values * np.outer(*covered)

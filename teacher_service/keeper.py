@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import http.client
 import json
 import os
@@ -29,17 +30,24 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fedmentor.errors import DigestMismatch
 from fedmentor.teacher.endpoint import STATE_FILE
-from teacher_service.settings import CONSOLE_LOG, HOST, KEY_FILE, LOG_FOLDER, STOPPING_FILE, TEMPORARY_FOLDER
+from fedmentor.teacher.pace import Pace
+from teacher_service.settings import CONSOLE_LOG, HOST, KEY_FILE, LOG_FOLDER, REFUSAL_FILE, STOPPING_FILE, TEMPORARY_FOLDER
 
 PLAN_FILE = "launch.json"
 SERVER_DIED = 1
+
+LONGEST_CONSOLE_BYTES = 1 << 20
+"""So much may starts and ends of servers write before the log begins anew. What a server that lives has to say goes elsewhere."""
 
 _SERVER_STOP_S = 15.0
 """TorchServe needs about four seconds to go after SIGTERM."""
 
 _RETRY_RENEWAL_S = 5.0
 DEATHS_WITHIN_S = 600.0
+_READ_BYTES = 1 << 20
+_WHO_WRITES = "find out who writes there, then serve the archive again"
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _STOP = 0
@@ -58,6 +66,8 @@ class Plan:
         probe: command that ends with 0 where the server answers a prediction; empty for none.
         probe_s: pause between probes, seconds.
         unhealthy_s: so long after the last answered probe the server is started again.
+        archive: the file that the server runs; empty for none.
+        archive_sha256: what it must be whenever the server is started.
         most_deaths: within DEATHS_WITHIN_S, before the keeper gives up: a server that lives for twenty seconds on average is
             started again for ever, one that dies while it starts is not.
     """
@@ -68,7 +78,9 @@ class Plan:
     short_name: str = ""
     probe: list[str] = field(default_factory=list)
     probe_s: float = 30.0
-    unhealthy_s: float = 240.0
+    unhealthy_s: float = Pace().unhealthy_s
+    archive: str = ""
+    archive_sha256: str = ""
     most_deaths: int = 30
 
     def write(self, run_folder: Path) -> None:
@@ -97,6 +109,10 @@ def main() -> int:
             _forget(run_folder)
             if _told_to_stop(wake, min(_FIRST_PAUSE_S * 2 ** (len(deaths) - 1), _LONGEST_PAUSE_S)):
                 return _STOP
+    except DigestMismatch as error:
+        _refuse(error, run_folder)
+        return SERVER_DIED
+    else:
         return _STOP
     finally:
         _clean(run_folder)
@@ -104,12 +120,39 @@ def main() -> int:
 
 
 def _lives(plan: Plan, run_folder: Path, wake: int) -> int:
-    """One life of the server."""
+    """One life of the server, if its archive is still what was checked."""
+    _check_archive(plan)
     server = _start(plan, run_folder)
     try:
         return _keep(server, plan, run_folder, wake)
     finally:
         _end(server)
+
+
+def _check_archive(plan: Plan) -> None:
+    """Refuse to run an archive that is not what it was when it was checked.
+
+    Raises:
+        DigestMismatch: it was changed, or is gone.
+    """
+    if not plan.archive:
+        return
+    state = hashlib.sha256()
+    try:
+        with Path(plan.archive).open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                state.update(block)
+    except OSError as error:
+        raise DigestMismatch(f"{plan.archive} is gone, so the teacher is not started", cure=_WHO_WRITES) from error
+    if state.hexdigest() != plan.archive_sha256:
+        raise DigestMismatch(f"{plan.archive} was changed after it was checked, so the teacher is not started", cure=_WHO_WRITES)
+
+
+def _refuse(error: DigestMismatch, run_folder: Path) -> None:
+    """Say why, in the log and to the command that waits (as fedmentor.teacher.payload.encode_error does)."""
+    print(error, file=sys.stderr, flush=True)  # noqa: T201  # the keeper's log
+    told = {"status": http.client.INTERNAL_SERVER_ERROR, "code": "digest_mismatch", "message": error.message, "cure": error.cure}
+    (run_folder / REFUSAL_FILE).write_text(json.dumps(told))
 
 
 def renew_token(key_file: Path, management_port: int) -> None:
@@ -140,7 +183,10 @@ def _wake_on_signals() -> int:
 
 
 def _start(plan: Plan, run_folder: Path) -> subprocess.Popen[bytes]:
-    with (run_folder / LOG_FOLDER / CONSOLE_LOG).open("ab") as console:
+    log = run_folder / LOG_FOLDER / CONSOLE_LOG
+    if log.exists() and log.stat().st_size > LONGEST_CONSOLE_BYTES:
+        log.replace(log.with_name(f"{CONSOLE_LOG}.1"))
+    with log.open("ab") as console:
         return subprocess.Popen(  # noqa: S603  # the command was built by teacher_service.settings
             plan.command,
             cwd=run_folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedmentor.errors import ConfigError, PromptRefused, UnknownImage
+from fedmentor.errors import BrokenStore, ConfigError, PromptRefused, UnknownImage
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import (
     Answer,
@@ -26,6 +27,7 @@ from fedmentor.teacher.contract import (
     check_prompt,
     image_digest,
 )
+from fedmentor.teacher.encodings import float16_logits
 from fedmentor.teacher.images import check_pixels
 from teacher_service.compute import FLOAT32, ON_CPU, Compute
 from teacher_service.convert import convert_bundled
@@ -36,13 +38,13 @@ from teacher_service.models.network import best
 from teacher_service.models.registry import architecture
 from teacher_service.weights import Weights, read_weights
 
+logger = logging.getLogger(__name__)
+
 EMBEDDING_CACHE_BYTES = 256 << 20
 """Room for about sixty LiteMedSAM or a thousand SAM-Med2D embeddings."""
 
 HINTS_A_TOKEN = 4
 """Pixels of a rough mask along one side of a token of the image's grid (segment_anything.modeling.PromptEncoder)."""
-
-_F16_MAX = float(np.finfo(np.float16).max)
 
 
 class LocalTeacher:
@@ -79,6 +81,7 @@ class LocalTeacher:
         self._images_at_once = compute.images_at_once
         self._embeddings = EmbeddingCache(cache_bytes)
         self._kept = kept
+        self._disk_failed = False
         self._lock = threading.Lock()
 
     @property
@@ -132,9 +135,9 @@ class LocalTeacher:
             decoded = time.perf_counter()
         logits, predicted = best(masks, quality)
         soft = SoftLabels(
-            logits=_float16(logits),
+            logits=float16_logits(_float32(logits)),
             predicted_iou=_float32(predicted),
-            content=self._content(size),
+            content=self._architecture.content(size),
             image_size=size,
             image_digest=name,
             prompt=prompt,
@@ -147,8 +150,9 @@ class LocalTeacher:
         )
         return Answer(
             soft,
-            candidates=(_float16(masks), _float32(quality)) if extras.candidates else None,
+            candidates=(float16_logits(_float32(masks)), _float32(quality)) if extras.candidates else None,
             embedding=_float32(embedding[0]) if extras.embedding else None,
+            exact=_float32(masks if extras.candidates else logits) if extras.exact else None,
         )
 
     def _check_trained_for(self, prompt: Prompt) -> None:
@@ -172,7 +176,7 @@ class LocalTeacher:
         if (seen := self._embeddings.get(image)) is not None:
             return seen.embedding, True
         size = (pixels.shape[0], pixels.shape[1])
-        if self._kept is not None and (known := self._kept.get(image, self._card)) is not None:
+        if (known := self._kept_embedding(image)) is not None:
             embedding = torch.from_numpy(known)[None].to(self._network.position.device)
             self._embeddings.put(image, Seen(embedding, size))
             return embedding, True
@@ -184,10 +188,27 @@ class LocalTeacher:
         return image in self._embeddings or (self._kept is not None and self._kept.has(image, self._card))
 
     def _keep(self, image: Digest, seen: Seen) -> None:
-        """In memory, and on the disk where that is wanted."""
+        """In memory, and on the disk where that is wanted and works."""
         self._embeddings.put(image, seen)
         if self._kept is not None:
-            self._kept.put(image, self._card, _float32(seen.embedding[0]))
+            try:
+                self._kept.put(image, self._card, _float32(seen.embedding[0]))
+            except (BrokenStore, ConfigError) as error:
+                self._without_disk(error)
+
+    def _kept_embedding(self, image: Digest) -> npt.NDArray[np.float32] | None:
+        """From the disk, where that is wanted and works."""
+        try:
+            return None if self._kept is None else self._kept.get(image, self._card)
+        except (BrokenStore, ConfigError) as error:
+            self._without_disk(error)
+            return None
+
+    def _without_disk(self, error: BrokenStore | ConfigError) -> None:
+        """An answer does not depend on a disk: what could not be kept is encoded again some day. Said once."""
+        if not self._disk_failed:
+            logger.warning("%s; answers go on without (%s)", error.message, error.cure)
+        self._disk_failed = True
 
     def _decode(
         self, embedding: torch.Tensor, objects: tuple[ObjectPrompt, ...], size: tuple[int, int]
@@ -206,16 +227,6 @@ class LocalTeacher:
         back = torch.tensor(order).argsort()
         masks, quality = (torch.cat(each)[back.to(embedding.device)] for each in zip(*decoded, strict=True))
         return masks, quality
-
-    def _content(self, size: tuple[int, int]) -> tuple[int, int]:
-        height, width = self._architecture.preprocessing.content(size)
-        ratio = self._card.mask_size / self._card.input_size
-        return round(height * ratio), round(width * ratio)
-
-
-def _float16(logits: torch.Tensor) -> npt.NDArray[np.float16]:
-    values: npt.NDArray[np.float16] = logits.clamp(-_F16_MAX, _F16_MAX).to("cpu", torch.float16).numpy()
-    return values
 
 
 def _float32(values: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fedmentor.errors import DataError, LimitExceeded, PromptRefused, UnknownArchitecture
 from fedmentor.teacher.contract import (
     Answer,
+    Content,
     Extras,
     Foundation,
     Pixels,
@@ -26,13 +27,16 @@ from fedmentor.teacher.contract import (
     TeacherCard,
     image_digest,
     logits_at,
+    maps_at,
     probability,
 )
-from fedmentor.teacher.encodings import encode_probability, enlarged, run_lengths
+from fedmentor.teacher.encodings import encode_probability, float16_logits, run_lengths
+from fedmentor.teacher.grey_levels import AS_IT_IS
 from fedmentor.teacher.images import png_bytes, read_image
 from fedmentor.teacher.payload import IMAGE_FIELD, PROMPT_FIELD, STATUS_OK, encode_answer, encode_card, encode_outputs
 from fedmentor.teacher.prompts import AUTOMATIC
 from fedmentor.teacher.question import DEFAULT_AUTO, JSON, SAFETENSORS, SOFT_LABELS, Question, Wish, question_from_json
+from fedmentor.teacher.resizing import resized, whole
 
 MAX_PROMPT_BYTES = 1 << 20
 """Largest prompt field: room for some mask hints; the most boxes and points in JSON are a hundredth of it."""
@@ -96,6 +100,8 @@ def read_request(fields: Fields) -> Request | Describe:
     question = question_from_json(value)
     image = fields.get(IMAGE_FIELD)
     if image is None and question.image_id is not None:
+        if question.view != AS_IT_IS:
+            raise PromptRefused("frame and window choose from a file, and an image_id names one picture", cure="send the file")
         return Request(None, question)
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise DataError(f"the request has no field {IMAGE_FIELD!r} with a picture file", cure="send it as multipart/form-data")
@@ -133,12 +139,18 @@ def reply_to(teacher: Foundation, request: Request | Describe) -> Reply:
     _check_room(card, size, len(prompt.each()), wish)
     image = request.question.image_id if request.pixels is None else request.pixels
     assert image is not None  # noqa: S101  # read_request returns one of the two
-    told = teacher.ask(image, prompt, Extras(candidates=wish.masks > 1, embedding="embedding" in wish.outputs))
+    told = teacher.ask(image, prompt, _extras(wish))
     told = replace(told, soft=replace(told.soft, timings_ms={**told.soft.timings_ms, "read": request.read_ms}))
     body = json.dumps(readable(told, wish), indent=1).encode() if wish.form == JSON else _encoded(told, wish)
     if len(body) > MAX_ANSWER_BYTES:
         raise _too_long(len(body))
     return Reply(body, JSON_TYPE if wish.form == JSON else SAFETENSORS_TYPE)
+
+
+def _extras(wish: Wish) -> Extras:
+    """Maps that are asked for by name are made from what the network said, so that each is rounded once."""
+    by_name = wish.form != JSON and wish != SOFT_LABELS
+    return Extras(candidates=wish.masks > 1, embedding="embedding" in wish.outputs, exact=by_name)
 
 
 def _size(teacher: Foundation, request: Request) -> tuple[int, int]:
@@ -177,11 +189,11 @@ def _encoded(told: Answer, wish: Wish) -> bytes:
     """The safetensors form."""
     if wish == SOFT_LABELS:
         return encode_answer(told.soft)
-    maps, quality = (told.soft.logits, told.soft.predicted_iou) if told.candidates is None else told.candidates
-    logits, content = _sized(maps, told.soft, wish)
+    assert told.exact is not None  # noqa: S101  # see _extras
+    logits, content = _sized(told.exact, told.soft, wish)
     arrays: dict[str, npt.NDArray[Any]] = {
-        "logits": logits.astype(np.float16),
-        "predicted_iou": quality,
+        "logits": float16_logits(logits),
+        "predicted_iou": told.soft.predicted_iou if told.candidates is None else told.candidates[1],
         **({} if told.embedding is None else {"embedding": told.embedding}),
     }
     if "probability" in wish.outputs:
@@ -191,14 +203,13 @@ def _encoded(told: Answer, wish: Wish) -> bytes:
     return encode_outputs(told.soft, {name: arrays[name] for name in wish.outputs}, content, wish)
 
 
-def _sized(maps: npt.NDArray[np.float16], soft: SoftLabels, wish: Wish) -> tuple[npt.NDArray[Any], tuple[int, int]]:
+def _sized(maps: npt.NDArray[np.float32], soft: SoftLabels, wish: Wish) -> tuple[npt.NDArray[np.float32], Content]:
     """Maps at the size that was asked for, and which part of them shows the image."""
-    height, width = soft.content
     if wish.size == "original":
-        return enlarged(maps[..., :height, :width], soft.image_size), soft.image_size
+        return maps_at(maps, soft, soft.image_size), soft.image_size
     if wish.size == _MIDDLE and maps.shape[-1] != _MIDDLE:
-        factor = _MIDDLE / maps.shape[-1]
-        return enlarged(maps, (_MIDDLE, _MIDDLE)), (round(height * factor), round(width * factor))
+        height, width = (extent * _MIDDLE / maps.shape[-1] for extent in soft.content)
+        return resized(maps, (_MIDDLE, _MIDDLE)), (whole(height), whole(width))
     return maps, soft.content
 
 

@@ -1,27 +1,27 @@
 """A page to try a teacher, served to this machine's browser: drop an image, draw, look, keep.
 
-One self-contained page and four calls, all on loopback. The teacher's token stays in this process. Another site that is open in the
-same browser cannot use the page's calls: they want the key that only the page holds, and answer to this address's name only (which
-ends DNS rebinding). Images are held in memory, the last few, and written nowhere.
+One self-contained page and four calls, which fedmentor.pages serves on loopback: another site that is open in the same browser
+cannot use them. The teacher's token stays in this process. Images are held in memory, the last few, and written nowhere.
 """
 
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from fedmentor.errors import DataError, FedMentorError, LimitExceeded, PromptRefused, UnknownImage
+from fedmentor.errors import DataError, FedMentorError, PromptRefused, UnknownImage
 from fedmentor.ids import Digest, digest
+from fedmentor.pages.document import page_answer
+from fedmentor.pages.values import Answer, Asked, Call, Route, Served, json_answer
 from fedmentor.teacher.client import TeacherClient
 from fedmentor.teacher.contract import Pixels, Prompt, image_digest
 from fedmentor.teacher.images import MAX_IMAGE_BYTES, png_bytes, read_image
@@ -29,21 +29,9 @@ from fedmentor.teacher.payload import encode_answer, encode_error
 from fedmentor.teacher.prompts import AUTOMATIC
 from fedmentor.teacher.question import Question, Wish, question_from_json
 
-HOST = "127.0.0.1"
 MAX_QUESTION_BYTES = 1 << 20
 HELD_IMAGES = 8
 _FULL = 255
-
-_HEADERS = {
-    # Nothing from elsewhere is loaded, and nobody may frame the page.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 class Playground:
@@ -108,102 +96,33 @@ class Playground:
         return pixels, question.prompt
 
 
-class PlaygroundServer(ThreadingHTTPServer):
-    """The page and its calls on loopback; call ``serve_forever``.
+def playground(client: TeacherClient, observe: Callable[[str], None]) -> Served:
+    """The page and its calls, for fedmentor.pages.server.
 
     Args:
         client: of the teacher.
-        port: 0 for a free one.
-
-    Attributes:
-        key: what the page's calls show.
-        page: the page, with the key in it.
-        calls: path to what it does, and the most bytes that it takes.
-
-    Raises:
-        OSError: the port cannot be used.
+        observe: is told the traceback of what failed without a sentence for the page.
     """
-
-    daemon_threads = True
-
-    def __init__(self, client: TeacherClient, port: int = 0) -> None:
-        playground = Playground(client)
-        self.key = secrets.token_urlsafe(24)
-        self.page = files("teacher_service").joinpath("playground.html").read_text().replace("@@KEY@@", self.key).encode()
-        self.calls: dict[str, tuple[Callable[[bytes], Any], int]] = {
-            "/card": (playground.card, MAX_QUESTION_BYTES),
-            "/image": (playground.image, MAX_IMAGE_BYTES),
-            "/ask": (playground.ask, MAX_QUESTION_BYTES),
-            "/soft": (playground.soft, MAX_QUESTION_BYTES),
-        }
-        super().__init__((HOST, port), _Handler)
-
-    @property
-    def url(self) -> str:
-        """Where the page is."""
-        return f"http://{HOST}:{self.server_port}/"
+    held, key = Playground(client), secrets.token_urlsafe(24)
+    page = page_answer(files("teacher_service").joinpath("playground.html").read_text(encoding="utf-8").replace("@@KEY@@", key))
+    calls = {
+        "/card": Call(_told(held.card), MAX_QUESTION_BYTES),
+        "/image": Call(_told(held.image), MAX_IMAGE_BYTES),
+        "/ask": Call(_told(held.ask), MAX_QUESTION_BYTES),
+        "/soft": Call(_told(held.soft), MAX_QUESTION_BYTES),
+    }
+    return Served("the page", {"/": lambda _asked: page}, observe, calls, key=key)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """One request."""
+def _told(work: Callable[[bytes], Any]) -> Route:
+    """A call's answer: bytes as they are, anything else as JSON, an error as the teacher's doors tell it."""
 
-    server: PlaygroundServer
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-
-    def do_GET(self) -> None:
-        """The page."""
-        if self._is_for_us() and self.path == "/":
-            self._reply(200, self.server.page, "text/html; charset=utf-8")
-        else:
-            self._refuse(404, "not_found", "there is nothing here")
-
-    def do_POST(self) -> None:
-        """A call of the page."""
-        shown = self.headers.get("X-FedMentor-Key", "")
-        if not self._is_for_us() or not hmac.compare_digest(shown.encode(), self.server.key.encode()):
-            self._refuse(403, "forbidden", "open the page at the address that the command printed")
-        elif self.path not in self.server.calls:
-            self._refuse(404, "not_found", "there is nothing here")
-        else:
-            self._call(*self.server.calls[self.path])
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the base class's name
-        """Say nothing: a person looks at the page, not at a log."""
-
-    def _is_for_us(self) -> bool:
-        return self.headers.get("Host") in {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
-
-    def _call(self, work: Callable[[bytes], Any], limit: int) -> None:
+    def route(asked: Asked) -> Answer:
         try:
-            value = work(self._body(limit))
+            value = work(asked.body)
         except FedMentorError as error:
             body = encode_error(error)
-            self._reply(body["status"], json.dumps(body).encode(), "application/json")
-            return
-        is_bytes = isinstance(value, bytes)
-        media_type = "application/octet-stream" if is_bytes else "application/json"
-        self._reply(200, value if is_bytes else json.dumps(value).encode(), media_type)
+            return json_answer(body, HTTPStatus(body["status"]))
+        return Answer(value, "application/octet-stream") if isinstance(value, bytes) else json_answer(value)
 
-    def _body(self, limit: int) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal()) or int(length) > limit:
-            self.close_connection = True  # what is left of the body is not read
-            raise LimitExceeded(f"a message without a length, or over the limit of {limit} bytes")
-        return self.rfile.read(int(length))
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        self.close_connection = True  # the body, if there is one, is not read
-        self._reply(
-            status, json.dumps({"status": status, "code": code, "message": message, "cure": ""}).encode(), "application/json"
-        )
-
-    def _reply(self, status: int, body: bytes, media_type: str) -> None:
-        self.send_response(status)
-        for name, value in {**_HEADERS, "Content-Type": media_type, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        if self.close_connection:
-            # Said aloud: a client that was not told sends its next request into a closed connection.
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+    return route

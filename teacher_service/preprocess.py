@@ -9,7 +9,7 @@ another teacher.
 * ``stretch256-nearest-bgr-v1``, SAM-Med2D (OpenGVLab/SAM-Med2D, predictor_sammed.py): OpenCV's INTER_NEAREST to 256x256 whatever
   the aspect, (value - mean) / std with SAM's constants applied in blue-green-red order as in their training; coordinates scaled
   in x and y separately, not rounded.
-* ``longest1024-bilinear-rgb-v1``, SAM (facebookresearch/segment-anything, predictor.py and transforms.py): longest side to 1024
+* ``longest1024-bilinear-rgb-v2``, SAM (facebookresearch/segment-anything, predictor.py and transforms.py): longest side to 1024
   with Pillow's bilinear filter, (value - mean) / std, zeros on the right and the bottom; coordinates scaled per axis, not rounded.
 """
 
@@ -127,7 +127,7 @@ def stretched_coordinates(xy: npt.NDArray[np.float64], size: Size) -> Floats:
 
 
 LONGEST256 = Preprocessing("longest256-area-minmax-v1", longest_image, longest_content, longest_coordinates)
-SAM1024 = Preprocessing("longest1024-bilinear-rgb-v1", sam_image, sam_content, sam_coordinates)
+SAM1024 = Preprocessing("longest1024-bilinear-rgb-v2", sam_image, sam_content, sam_coordinates)
 STRETCH256 = Preprocessing("stretch256-nearest-bgr-v1", stretched_image, stretched_content, stretched_coordinates)
 
 

@@ -17,10 +17,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fedmentor.teacher.endpoint import Endpoint, read_endpoint, read_token
-
-ANSWER_S = 120.0
-"""Longer than a full batch takes on a busy core."""
+from fedmentor.teacher.endpoint import Endpoint, pace_at, read_endpoint, read_token
 
 TINY_PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4AWNgoA4AAABIAAE8O4AtAAAAAElFTkSuQmCC")
 """Eight black pixels square, the smallest picture that a teacher takes."""
@@ -45,12 +42,13 @@ def answers(endpoint: Endpoint) -> bool:
     """
     where = urlsplit(endpoint.url)
     assert where.hostname is not None  # noqa: S101  # this package wrote it
+    probe_s = pace_at(endpoint).probe_s
     if endpoint.ca_file is None:
-        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=ANSWER_S)
+        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=probe_s)
     else:
         context = ssl.create_default_context(cafile=str(endpoint.ca_file))
         context.set_ciphers(_CIPHERS)
-        connection = http.client.HTTPSConnection(where.hostname, where.port, timeout=ANSWER_S, context=context)
+        connection = http.client.HTTPSConnection(where.hostname, where.port, timeout=probe_s, context=context)
     headers = {
         "Authorization": f"Bearer {read_token(endpoint.key_file)}",
         "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,34 +27,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError, FedMentorError, PortInUse, TeacherUnreachable
 from fedmentor.ids import Digest
 from fedmentor.models import write_atomically
 from fedmentor.teacher.client import Patience, TorchServeTeacher
 from fedmentor.teacher.contract import Prompt, TeacherCard
-from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
+from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, pace_at, read_endpoint
 from fedmentor.teacher.images import MIN_SIDE
+from fedmentor.teacher.pace import Pace
 from fedmentor.teacher.payload import decode_error
 from fedmentor.teacher.prompts import whole_box
 from teacher_service import settings
-from teacher_service.archive import BATCH_IMAGES, build_archive, check_archive
 from teacher_service.compute import FLOAT32, Compute
-from teacher_service.convert import convert_bundled
 from teacher_service.java import find_java
 from teacher_service.keeper import Plan
 from teacher_service.ports import choose_ports
 from teacher_service.settings import Ports
+from teacher_service.store import Packed, lay_out, provide_archive
 from teacher_service.tls import provide_certificate
 
 LOCK_FILE = "lock"
 
-_PROBE = Patience(answer_s=60.0, busy_s=0.0, absent_s=0.0, lost_s=0.0)
 _TINY_PICTURE = np.zeros((MIN_SIDE, MIN_SIDE), np.uint8)
 _WHOLE = Prompt(whole_box((MIN_SIDE, MIN_SIDE)))
 """What a server is asked before it counts as ready: a real prediction, because TorchServe's ping knows nothing of workers."""
 
 _POLL_S = 0.2
-_DRAIN_S = 60.0
 _KEEPER_STOP_S = 40.0
 _BIND_TRIES = 3
 _LONGEST_SOCKET = ".ts.sock.65535"
@@ -72,8 +70,8 @@ class ServerConfig:
         archive: a .mar that ``fedmentor teacher build`` wrote; None for LiteMedSAM as installed.
             An archive is code: serve only what you built.
         port: inference port; None for a free one.
-        host: address that the inference port listens on. Requests and tokens on it are not encrypted: loopback, or all addresses
-            (0.0.0.0) of a container on a private network.
+        host: address that the inference port listens on: loopback, or all addresses (0.0.0.0), without ``tls`` only those of a
+            container on a private network, because requests and tokens are then not encrypted.
         threads: arithmetic threads of the worker. One where a student trains on the same cores.
         heap_mb: heap of the Java front end.
         tls: encrypt the inference doors with a certificate of their own (teacher_service.tls); then gRPC listens on ``host`` too.
@@ -82,7 +80,7 @@ class ServerConfig:
         precision: see teacher_service.compute.
         batch_images: requests handed to the worker together; None for as many as the archive says.
         token_minutes: life of a token; it is renewed after half of it.
-        startup_s: how long loading may take.
+        startup_s: how long the first answer may take; None for what the archive's teacher needs.
     """
 
     run_folder: Path
@@ -91,7 +89,7 @@ class ServerConfig:
     threads: int = 1
     heap_mb: int = 256
     token_minutes: float = 60.0
-    startup_s: float = 180.0
+    startup_s: float | None = None
     host: str = settings.HOST
     tls: bool = False
     archive_sha256: Digest | None = None
@@ -127,12 +125,14 @@ class Server:
 
         Raises:
             TeacherUnreachable: it ended by itself.
+            DigestMismatch: its archive was changed, so it was not started again.
         """
         try:
             code = self._keeper.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
         if code != 0:
+            _check_refusal(self.endpoint.key_file.parent)
             raise TeacherUnreachable("the teacher ended by itself", cure="look at the logs in its run folder")
         return True
 
@@ -165,20 +165,24 @@ def start(config: ServerConfig) -> Server:
         PortInUse: the port that was asked for belongs to another process.
         ModelError: the archive is none, or the worker refuses its weights.
         TeacherUnreachable: it did not come up in time.
+        OSError: nothing can be written to the folder for embeddings.
     """
     embeddings = None if config.embeddings is None else config.embeddings.absolute()
     config = replace(config, run_folder=config.run_folder.absolute(), embeddings=embeddings)
+    if embeddings is not None:
+        check_writable(embeddings)  # later its failure is no reason to stop answering
     config.run_folder.mkdir(parents=True, exist_ok=True)
     config.run_folder.chmod(0o700)
     Compute("cuda" if torch.cuda.is_available() else "cpu", config.precision)  # refused here rather than by the worker
     java = find_java()
     with _locked(config.run_folder) as lock:
-        _lay_out(config)
+        lay_out(config.run_folder)
+        packed = provide_archive(config.run_folder, config.archive, config.archive_sha256, config.batch_images)
         for tries_left in reversed(range(_BIND_TRIES)):
             ports = choose_ports(config.port)
-            keeper = _spawn(config, java, ports, lock)
+            keeper = _spawn(config, java, ports, lock, packed)
             try:
-                return _await_answer(config, ports, keeper)
+                return _await_answer(config, ports, keeper, packed.pace)
             except BaseException as error:
                 _end_keeper(keeper)
                 if not (isinstance(error, PortInUse) and tries_left and config.port is None):
@@ -230,7 +234,7 @@ def drain(endpoint: Endpoint) -> None:
     """
     with (
         contextlib.suppress(FedMentorError, OSError),
-        TorchServeTeacher(endpoint, Patience(answer_s=_DRAIN_S, busy_s=0.0, absent_s=0.0, lost_s=0.0)) as client,
+        TorchServeTeacher(endpoint, _at_once(pace_at(endpoint))) as client,
     ):
         (endpoint.key_file.parent / settings.STOPPING_FILE).touch(mode=0o600)
         client.describe()
@@ -252,38 +256,12 @@ def _locked(run_folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lay_out(config: ServerConfig) -> None:
-    """Make the run folder what a fresh server expects, whatever an earlier one left."""
-    run_folder = config.run_folder
-    for name in (STATE_FILE, settings.KEY_FILE, settings.REFUSAL_FILE, settings.STOPPING_FILE):
-        (run_folder / name).unlink(missing_ok=True)
-    for name in (settings.TEMPORARY_FOLDER, settings.STORE_FOLDER):
-        shutil.rmtree(run_folder / name, ignore_errors=True)
-    for name in (settings.TEMPORARY_FOLDER, settings.STORE_FOLDER, settings.LOG_FOLDER):
-        (run_folder / name).mkdir(exist_ok=True)
-    packed = run_folder / settings.STORE_FOLDER / f"{settings.MODEL_NAME}.mar"
-    if config.archive is None:
-        weights = run_folder / settings.TEMPORARY_FOLDER / "weights.safetensors"
-        convert_bundled(weights)
-        build_archive(weights, packed, config.batch_images or BATCH_IMAGES)
-        weights.unlink()
-    else:
-        check_archive(config.archive, config.archive_sha256)
-        _take_archive(config.archive, packed)
-
-
-def _take_archive(archive: Path, packed: Path) -> None:
-    try:
-        os.link(archive.resolve(), packed)  # a gigabyte need not be copied; a link to a relative symlink would lead nowhere
-    except OSError:
-        shutil.copyfile(archive, packed)
-
-
-def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subprocess.Popen[bytes]:
+def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int, packed: Packed) -> subprocess.Popen[bytes]:
     home = _torchserve_home()
     run_folder = config.run_folder
     doors = settings.Doors(ports, config.host, config.tls)
     (run_folder / settings.PROPERTIES_FILE).write_text(settings.properties(run_folder, doors, config.token_minutes))
+    (run_folder / settings.LOGGING_FILE).write_text(settings.logging())
     if config.tls:
         names = sorted({settings.HOST, "localhost", socket.gethostname()})
         provide_certificate(run_folder, names, datetime.now(timezone.utc))
@@ -296,8 +274,14 @@ def _spawn(config: ServerConfig, java: Path, ports: Ports, lock: int) -> subproc
         renew_s=30.0 * config.token_minutes,
         short_name="" if short == temporary else str(short),
         probe=[sys.executable, "-m", "teacher_service.probe", str(run_folder)],
+        unhealthy_s=packed.pace.unhealthy_s,
+        archive=str(packed.path),
+        archive_sha256=packed.sha256,
     ).write(run_folder)
-    with (run_folder / settings.LOG_FOLDER / settings.KEEPER_LOG).open("wb") as log:
+    logs = run_folder / settings.LOG_FOLDER
+    with contextlib.suppress(FileNotFoundError):  # why this start fails must not be read from an earlier one
+        (logs / settings.CONSOLE_LOG).replace(logs / f"{settings.CONSOLE_LOG}.1")
+    with (logs / settings.KEEPER_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603  # our own module
             [sys.executable, "-m", "teacher_service.keeper", str(run_folder)],
             env=settings.environment(os.environ, run_folder, config.threads, config.embeddings, config.precision),
@@ -335,10 +319,11 @@ def _torchserve_home() -> Path:
     return Path(package.origin).parent.parent
 
 
-def _await_answer(config: ServerConfig, ports: Ports, keeper: subprocess.Popen[bytes]) -> Server:
-    endpoint = _endpoint(config, ports)
-    deadline = time.monotonic() + config.startup_s
-    with TorchServeTeacher(endpoint, _PROBE) as client:
+def _await_answer(config: ServerConfig, ports: Ports, keeper: subprocess.Popen[bytes], pace: Pace) -> Server:
+    endpoint = replace(_endpoint(config, ports), pace=pace)
+    startup_s = pace.startup_s if config.startup_s is None else config.startup_s
+    deadline = time.monotonic() + startup_s
+    with TorchServeTeacher(endpoint, _at_once(pace)) as client:
         while time.monotonic() < deadline:
             _check_coming_up(config.run_folder, keeper)
             with contextlib.suppress(TeacherUnreachable):
@@ -347,8 +332,13 @@ def _await_answer(config: ServerConfig, ports: Ports, keeper: subprocess.Popen[b
                 return Server(endpoint, card, ports, keeper)
             time.sleep(_POLL_S)
     raise TeacherUnreachable(
-        f"TorchServe did not answer within {config.startup_s:g} s", cure=f"look at {config.run_folder / settings.LOG_FOLDER}"
+        f"TorchServe did not answer within {startup_s:g} s", cure=f"look at {config.run_folder / settings.LOG_FOLDER}"
     )
+
+
+def _at_once(pace: Pace) -> Patience:
+    """One try, behind the batch under way at most."""
+    return Patience(answer_s=pace.alone_s, busy_s=0.0, absent_s=0.0, lost_s=0.0)
 
 
 def _endpoint(config: ServerConfig, ports: Ports) -> Endpoint:
@@ -360,9 +350,7 @@ def _endpoint(config: ServerConfig, ports: Ports) -> Endpoint:
 
 
 def _check_coming_up(run_folder: Path, keeper: subprocess.Popen[bytes]) -> None:
-    refusal = run_folder / settings.REFUSAL_FILE
-    if refusal.exists():
-        raise decode_error(json.loads(refusal.read_text()))
+    _check_refusal(run_folder)
     if keeper.poll() is None:
         return
     console = (run_folder / settings.LOG_FOLDER / settings.CONSOLE_LOG).read_text(errors="replace")
@@ -370,6 +358,12 @@ def _check_coming_up(run_folder: Path, keeper: subprocess.Popen[bytes]) -> None:
         raise PortInUse("one of TorchServe's ports was taken while it started", cure="try again")
     last_line = (console.strip().splitlines() or ["it wrote nothing"])[-1]
     raise ConfigError(f"TorchServe ended while it started: {last_line[:200]}", cure=f"look at {run_folder / settings.LOG_FOLDER}")
+
+
+def _check_refusal(run_folder: Path) -> None:
+    refusal = run_folder / settings.REFUSAL_FILE
+    if refusal.exists():
+        raise decode_error(json.loads(refusal.read_text()))
 
 
 def _write_state(run_folder: Path, endpoint: Endpoint, ports: Ports, card: TeacherCard, keeper_pid: int) -> None:
@@ -381,6 +375,7 @@ def _write_state(run_folder: Path, endpoint: Endpoint, ports: Ports, card: Teach
         "key_file": str(endpoint.key_file),
         "keeper_pid": keeper_pid,
         "ports": asdict(ports),
+        "pace": pace_at(endpoint).to_json(),
         "teacher": card.to_json(),
     }
     write_atomically(run_folder / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())

@@ -42,6 +42,7 @@ STOPPING_FILE = "stopping"
 KEY_FILE = "key_file.json"
 PROPERTIES_FILE = "config.properties"
 TEMPLATE_FILE = "config.properties.template"
+LOGGING_FILE = "log4j2.xml"
 CERTIFICATE_PEM = "tls-certificate.pem"
 KEY_PEM = "tls-key.pem"
 LOG_FOLDER = "logs"
@@ -106,6 +107,11 @@ def properties(run_folder: Path, doors: Doors, token_minutes: float) -> str:
     return text + (_tls(run_folder) if doors.tls else "")
 
 
+def logging() -> str:
+    """The content of log4j2.xml; log4j knows its format by the file's ending, so it is written into the run folder, too."""
+    return files("teacher_service").joinpath(f"{LOGGING_FILE}.template").read_text()
+
+
 def _tls(run_folder: Path) -> str:
     return f"private_key_file={run_folder / KEY_PEM}\ncertificate_file={run_folder / CERTIFICATE_PEM}\nenable_grpc_ssl=true\n"
 
@@ -121,6 +127,7 @@ def command(java: Path, torchserve_home: Path, run_folder: Path, temporary: Path
         f"-Xmx{heap_mb}m",
         "-XX:+ExitOnOutOfMemoryError",
         f"-Djava.io.tmpdir={temporary}",
+        f"-Dlog4j2.configurationFile={(run_folder / LOGGING_FILE).as_uri()}",
         "-cp",
         str(torchserve_home / "ts" / "frontend" / "*"),
         "org.pytorch.serve.ModelServer",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from prometheus_client import CollectorRegistry
 
 from coordinator.config import CoordinatorSettings
-from coordinator.dashboard.pages import Route, Served
 from coordinator.dashboard.routes import dashboard_routes, metrics_routes
-from coordinator.dashboard.server import serving
-from coordinator.events import Observer
-from fedmentor.errors import ConfigError, PortInUse
+from coordinator.events import CallFailed, Observer
+from fedmentor.pages.server import serving
+from fedmentor.pages.values import Route, Served
 
 
 @contextmanager
@@ -35,33 +33,19 @@ def served(
     """
     metrics, names = metrics_routes(registry), [name.lower() for name in settings.dashboard_names]
     dashboard = (settings.dashboard_host, settings.dashboard_port)
+
+    def failed(private: str) -> None:
+        observe(CallFailed("page", None, private))
+
     with ExitStack() as stack:
 
-        def listen(what: str, host: str, port: int, routes: Mapping[str, Route]) -> int:
-            with _refused(what, host, port):
-                return stack.enter_context(serving((host, port), Served(routes, {host.lower(), *names}, observe)))
+        def listen(what: str, host: str, port: int, routes: Mapping[str, Route]) -> str:
+            return stack.enter_context(serving((host, port), Served(what, routes, failed, names={host.lower(), *names})))
 
         address = None
         if settings.dashboard_port is not None:
             routes = {**metrics, **dashboard_routes(status)}
-            port = listen("dashboard", settings.dashboard_host, settings.dashboard_port, routes)
-            address = f"http://{_in_url(settings.dashboard_host)}:{port}/"
+            address = listen("dashboard", settings.dashboard_host, settings.dashboard_port, routes)
         if settings.metrics_port is not None and (settings.metrics_host, settings.metrics_port) != dashboard:
             listen("metrics", settings.metrics_host, settings.metrics_port, metrics)
         yield address
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-@contextmanager
-def _refused(what: str, host: str, port: int) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeError as error:  # a label of more than 63 characters
-        raise ConfigError(f"{what} cannot be served on {host[:80]!r}: no such name", cure=f"see --{what}-host") from error
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise ConfigError(f"{what} cannot be served on {host}: {error.strerror}", cure=f"see --{what}-host") from error
-        raise PortInUse(f"port {port} for {what} is in use", cure=f"give another one with --{what}") from error

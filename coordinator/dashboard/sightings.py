@@ -5,9 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from coordinator.events import Event, SatOut, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
+from coordinator.events import (
+    Event,
+    SatOut,
+    ScoresReported,
+    SiteCertificateShown,
+    SiteConnected,
+    SiteLeft,
+    UpdateAccepted,
+    UpdateRefused,
+)
 from fedmentor.clock import Clock
 from fedmentor.federation import RoundRef
 from fedmentor.ids import SiteId
@@ -23,6 +33,7 @@ class Sighting:
         sat_out: the attempt that it sat out last.
         sat_out_reason: why, in the site's own words.
         refused_reason: what it was told when something of it was refused last.
+        certificate_until: the end of the certificate that it showed last; None where it showed none.
     """
 
     connected: bool = False
@@ -30,6 +41,7 @@ class Sighting:
     sat_out: RoundRef | None = None
     sat_out_reason: str = ""
     refused_reason: str = ""
+    certificate_until: datetime | None = None
 
 
 UNSEEN: Final = Sighting()
@@ -45,13 +57,14 @@ class Sightings:
         self._seen_s: dict[SiteId, float] = {}
         self._sat_out: dict[SiteId, tuple[RoundRef, str]] = {}
         self._refused: dict[SiteId, str] = {}
+        self._expiries: dict[SiteId, datetime] = {}
 
     def observe(self, event: Event) -> None:
         """Take note of one event; most are none about a site."""
         match event:
             case SiteConnected(site) | SiteLeft(site) | UpdateAccepted(site) | ScoresReported(site):
                 self._note(site, event)
-            case SatOut(site) | UpdateRefused(site):
+            case SatOut(site) | UpdateRefused(site) | SiteCertificateShown(site):
                 self._note(site, event)
             case _:
                 pass
@@ -74,6 +87,8 @@ class Sightings:
                     self._sat_out[site] = (ref, reason)
                 case UpdateRefused(_, _, _, reason):
                     self._refused[site] = reason
+                case SiteCertificateShown(_, expires):
+                    self._expiries[site] = expires
                 case _:
                     pass
 
@@ -86,4 +101,5 @@ class Sightings:
             sat_out=ref,
             sat_out_reason=reason,
             refused_reason=self._refused.get(site, ""),
+            certificate_until=self._expiries.get(site),
         )

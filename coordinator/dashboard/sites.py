@@ -50,6 +50,7 @@ def _site(
         site=site,
         connected=sighting.connected,
         last_seen_s=finite(sighting.last_seen_s),
+        certificate_until_utc=sighting.certificate_until.isoformat() if sighting.certificate_until else None,
         part=part,
         reason=shown_text(reason),
         bytes_up=bytes_[0],

@@ -114,6 +114,7 @@ class RoundStatus(_Shown):
     Attributes:
         round: r.
         dice, iou, hd95: means over sites weighted by held-out patients; None before any site reported.
+        hd95_undefined: images that ``hd95`` leaves out, because mask or prediction is empty; None where a site did not say.
         worst_dice, worst_site: where the model does worst.
         scored: how many sites scored it.
         published: whether the training from it is over.
@@ -130,6 +131,7 @@ class RoundStatus(_Shown):
     dice: float | None
     iou: float | None
     hd95: float | None
+    hd95_undefined: int | None
     worst_dice: float | None
     worst_site: SiteId | None
     scored: int
@@ -151,6 +153,7 @@ class SiteStatus(_Shown):
     Attributes:
         connected: whether its stream is open.
         last_seen_s: seconds since it was last heard of; None where it has not been since this coordinator started.
+        certificate_until_utc: end of the certificate that it called with last, ISO 8601; None where it has not since then.
         part: what it has done in the attempt in force.
         reason: why it sat out, was refused or set aside; may be the site's own words.
         bytes_up, bytes_down: over the whole run.
@@ -161,6 +164,7 @@ class SiteStatus(_Shown):
     site: SiteId
     connected: bool
     last_seen_s: float | None
+    certificate_until_utc: str | None
     part: Part
     reason: str
     bytes_up: int

@@ -153,6 +153,7 @@ def _round(manifest: RunManifest, entry: RoundReport) -> RoundStatus:
         dice=finite(entry.dice),
         iou=finite(entry.iou),
         hd95=finite(entry.hd95),
+        hd95_undefined=entry.hd95_undefined,
         worst_dice=finite(entry.worst_dice),
         worst_site=entry.worst_site,
         scored=len(entry.sites),

@@ -118,15 +118,15 @@ class SqliteConduct:
 
     def candidate_scores(self, round_: Round, attempt: Attempt) -> tuple[SiteScores, ...]:
         """See ConductTransaction."""
-        query = "SELECT site, round, model, patients, images, dice, iou, hd95 FROM candidate_scores"
+        query = "SELECT site, round, model, patients, images, dice, iou, hd95, hd95_undefined FROM candidate_scores"
         rows = self._connection.execute(f"{query} WHERE round = ? AND attempt = ? ORDER BY site", (round_, attempt))
         return tuple(SiteScores(*row) for row in rows)
 
     def put_candidate_scores(self, attempt: Attempt, scores: SiteScores) -> bool:
         """See ConductTransaction."""
         where = (scores.round, attempt, scores.site, scores.model)
-        values = (*where, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95)
-        statement = "INSERT OR IGNORE INTO candidate_scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        values = (*where, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95, scores.hd95_undefined)
+        statement = "INSERT OR IGNORE INTO candidate_scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         return self._connection.execute(statement, values).rowcount == 1
 
     def gate_records(self) -> tuple[GateRecord, ...]:

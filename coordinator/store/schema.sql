@@ -41,6 +41,7 @@ CREATE TABLE site_scores (
     dice     REAL NOT NULL,                                 -- immutable: 0 to 1
     iou      REAL NOT NULL,                                 -- immutable: 0 to 1
     hd95     REAL,                                          -- immutable: pixels at 256 x 256; NULL where undefined
+    hd95_undefined INTEGER,                                 -- immutable: images that hd95 leaves out; NULL where not told
     PRIMARY KEY (round, site)
 ) STRICT;
 
@@ -150,6 +151,7 @@ CREATE TABLE candidate_scores (
     dice     REAL NOT NULL,                                 -- immutable
     iou      REAL NOT NULL,                                 -- immutable
     hd95     REAL,                                          -- immutable
+    hd95_undefined INTEGER,                                 -- immutable
     PRIMARY KEY (round, attempt, site)
 ) STRICT;
 

@@ -20,7 +20,7 @@ from fedmentor.errors import BrokenStore, ConfigError
 from fedmentor.federation import Outcome, Receipt, RoundRef, RunManifest, StepAnswer, StepName, manifest_from_bytes
 from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Kept in PRAGMA user_version; a journal of another version is refused, never guessed at."""
 
 JOURNAL_FILE = "journal.sqlite"
@@ -254,14 +254,15 @@ class _SqliteTransaction(SqliteConduct):
 
     def scores(self, round_: Round | None = None) -> tuple[SiteScores, ...]:
         which, values = ("", ()) if round_ is None else ("WHERE round = ? ", (round_,))
-        columns = "site, round, model, patients, images, dice, iou, hd95"
+        columns = "site, round, model, patients, images, dice, iou, hd95, hd95_undefined"
         rows = self._connection.execute(f"SELECT {columns} FROM site_scores {which}ORDER BY round, site", values)  # noqa: S608 - constants
         return tuple(SiteScores(*row) for row in rows)
 
     def put_scores(self, scores: SiteScores) -> bool:
-        values = (scores.round, scores.site, scores.model, scores.patients, scores.images, scores.dice, scores.iou, scores.hd95)
+        counts = (scores.patients, scores.images)
+        values = (scores.round, scores.site, scores.model, *counts, scores.dice, scores.iou, scores.hd95, scores.hd95_undefined)
         cursor = self._connection.execute(
-            "INSERT INTO site_scores VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (round, site) DO NOTHING", values
+            "INSERT INTO site_scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (round, site) DO NOTHING", values
         )
         return cursor.rowcount == 1
 

@@ -82,7 +82,7 @@ def _findings(arguments: dict[str, Any], advance: Advance) -> Iterator[Finding]:
             yield item
             advance(label, done, len(items), "")
 
-    yield from examine(config, SystemClock().now(), scope, progress)
+    yield from examine(config, SystemClock(), scope, progress)
 
 
 def _say(finding: Finding) -> None:

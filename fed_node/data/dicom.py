@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.encaps import generate_frames
 
-from fed_node.data.codestream import FrameSize, check_frame, needs_codec
 from fed_node.data.decoder import DECODER
 from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
 from fed_node.data.limits import GreyImage, unreadable
 from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.codestream import check_expansion, needs_codec
 from fedmentor.teacher.dicom_display import displayed_grey
 
 
@@ -60,19 +59,3 @@ def _check_usable(path: Path, header: pydicom.Dataset) -> None:
     refusal = refusal_of(header)
     if refusal is not None:
         raise UnreadableImage(f"{path} {refusal.sentence}", cure=refusal.cure)
-
-
-def check_expansion(dataset: pydicom.Dataset) -> None:
-    """Refuse frames that would decompress to another size than their header says.
-
-    Raises:
-        ValueError: one would, or the compression is not one that can be checked.
-    """
-    syntax = syntax_of(dataset)
-    if not pydicom.uid.UID(syntax).is_encapsulated:
-        return
-    size = FrameSize(
-        int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1), (int(dataset.BitsAllocated) + 7) // 8
-    )
-    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
-        check_frame(syntax, frame, size)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from fed_node.data.limits import GreyImage, Mask, check_bytes, check_pixels, is_dicom, stretched, unreadable
 from fedmentor.errors import MaskMismatch, UnreadableImage
+from fedmentor.teacher.images import PNG_START, loses_bits
 
 __all__ = ["MASK_ENDINGS", "READERS", "GreyImage", "Mask", "read_image", "read_mask"]
 
@@ -145,6 +146,7 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Image.Image:
     try:
         check_pixels(path, picture.height, picture.width)
         _check_still(path, picture)
+        _check_levels(path, picture)
     except UnreadableImage:
         picture.close()
         raise
@@ -155,6 +157,12 @@ def _check_still(path: Path, picture: Image.Image) -> None:
     frames = int(getattr(picture, "n_frames", 1))
     if frames > 1:
         raise UnreadableImage(f"{path} is an animation of {frames} frames", cure="give one file an image")
+
+
+def _check_levels(path: Path, picture: Image.Image) -> None:
+    with path.open("rb") as file:
+        if loses_bits(picture, file.read(PNG_START)):
+            raise UnreadableImage(f"{path} has 16 bits in colour or with transparency", cure="save it as grey, 8 or 16 bits")
 
 
 def _decoded(path: Path, picture: Image.Image, mode: str | None) -> npt.NDArray[Any]:

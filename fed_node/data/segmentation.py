@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from fed_node.data.codestream import needs_codec
-from fed_node.data.dicom import check_expansion
 from fed_node.data.dicom_header import is_segmentation, read_header, silent, syntax_of
 from fed_node.data.limits import Mask, unreadable
 from fedmentor.errors import DataError, MaskMismatch, UnreadableImage
+from fedmentor.teacher.codestream import check_expansion, needs_codec
 
 LUNG_CODES = frozenset(
     {

@@ -1,4 +1,4 @@
-"""Looking at a whole site: gathers facts and has them judged. Reads only; makes no file and sends no message."""
+"""Looking at a whole site: gathers facts and has them judged. Makes no file, and asks others for their name and time alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,9 @@ from fed_node.doctor.identity import identity_findings, lifetime_of
 from fed_node.doctor.memory import OutboxFacts
 from fed_node.doctor.probe import Journey, fault_on_the_way, go
 from fed_node.ledger.sqlite import KEY_BYTES, KEY_FILE
+from fed_node.link import GrpcLink
 from fedmentor.audit.keys import has_roster
+from fedmentor.clock import Clock
 from fedmentor.errors import DataError, FedMentorError
 from fedmentor.identity.credentials import load_certificate, peer_of_certificate, site_credentials
 from fedmentor.identity.names import coordinator_host
@@ -30,6 +33,7 @@ from fedmentor.identity.roster import read_roster
 from fedmentor.privacy.accounting import TightEpsilon
 from fedmentor.teacher.client import TorchServeTeacher
 from fedmentor.teacher.endpoint import read_endpoint
+from fedmentor.wire.channel import Credentials
 
 Item = TypeVar("Item")
 
@@ -57,12 +61,12 @@ class Scope:
     teacher: Path | None = None
 
 
-def examine(config: NodeConfig, now: datetime, scope: Scope, progress: Progress) -> Iterator[Finding]:
+def examine(config: NodeConfig, clock: Clock, scope: Scope, progress: Progress) -> Iterator[Finding]:
     """Look at everything that a node needs.
 
     Args:
         config: the node's settings.
-        now: in UTC.
+        clock: of this machine; reading images takes long, so it is read when it is needed.
         scope: what to leave out.
         progress: wraps sequences of files that are worked through.
 
@@ -78,10 +82,10 @@ def examine(config: NodeConfig, now: datetime, scope: Scope, progress: Progress)
     found, outbox = memory.outbox_findings(config.state)
     yield from found
     yield from memory.ledger_findings(config.state, config.ledger_anchor, config.max_epsilon, _tight)
-    yield from identity_findings(config.certificates, config.site_id, now)
+    yield from identity_findings(config.certificates, config.site_id, clock.now())
     yield from data_findings(config, scope, progress)
     yield network.proxy(config.proxy, os.environ)
-    yield from network_findings(config, now, outbox, scope)
+    yield from network_findings(config, clock, outbox, scope)
     if scope.teacher is not None:
         yield teacher_finding(scope.teacher)
 
@@ -108,10 +112,10 @@ def data_findings(config: NodeConfig, scope: Scope, progress: Progress) -> list[
         return [site_data.closed(str(error.filename or config.data), error.strerror or type(error).__name__)]
 
 
-def network_findings(config: NodeConfig, now: datetime, outbox: OutboxFacts | None, scope: Scope) -> list[Finding]:
+def network_findings(config: NodeConfig, clock: Clock, outbox: OutboxFacts | None, scope: Scope) -> list[Finding]:
     """Go to the coordinator, and hold the clock against everything that has a date."""
     try:
-        credentials = site_credentials(config.certificates, config.site_id, now)
+        credentials = site_credentials(config.certificates, config.site_id, clock.now())
         own = load_certificate(credentials.certificate, "the certificate")
         server = coordinator_host(peer_of_certificate(credentials.certificate).federation)
         past = [("this site's certificate", lifetime_of(own).begin)]
@@ -122,15 +126,24 @@ def network_findings(config: NodeConfig, now: datetime, outbox: OutboxFacts | No
     if outbox is not None and outbox.last_receipt is not None:
         past.append(("the last receipt", outbox.last_receipt))
     if not scope.network:
-        return [network.clock(now, past, None)]
+        return [network.clock(clock.now(), past)]
     way = go(Journey(config.coordinator, config.proxy, config.certificates, config.site_id, server))
     if way.answer is not None and not way.answer.refusal:
         past.append(("the coordinator's certificate", way.answer.life.begin))
+    witnesses = network.Witnesses(_coordinators_time(config, credentials) if way.welcome else None, way.date)
+    now = clock.now()
     route = network.way(way, config.coordinator, config.proxy)
-    findings = [*route, *network.tls(way, server, now), network.clock(now, past, way.date)]
+    findings = [*route, *network.tls(way, server, now), network.clock(now, past, witnesses)]
     if config.registrar is not None:
         findings.append(network.registrar(config.registrar, fault_on_the_way(config.registrar, config.proxy)))
     return findings
+
+
+def _coordinators_time(config: NodeConfig, credentials: Credentials) -> datetime | None:
+    """What the coordinator's clock says; None where it does not tell: an older one, or one whose run this site has no part in."""
+    with closing(GrpcLink(config.coordinator, lambda: credentials, config.proxy)) as link, suppress(FedMentorError):
+        return link.tell_time()
+    return None
 
 
 def _dataset_findings(folder: Path, scope: Scope, progress: Progress) -> list[Finding]:

@@ -11,6 +11,8 @@ from fed_node.doctor.identity import Lifetime, dates
 from fedmentor.errors import EXIT_PEER, EXIT_POLICY
 from fedmentor.identity.authority import CLOCK_LEEWAY
 
+_SET_CLOCK = "set the clock, best by NTP (chrony, timesyncd)"
+
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 
 
@@ -51,6 +53,19 @@ class Way:
     problem: tuple[str, str] | None = None
     date: datetime | None = None
     answer: Answer | None = None
+
+    @property
+    def welcome(self) -> bool:
+        """Whether both ends accept each other, so that a call can be made."""
+        return self.answer is not None and not self.answer.refusal and self.answer.accepted is True
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Other machines' clocks, read just now, in UTC; None where one does not tell."""
+
+    coordinator: datetime | None = None
+    proxy: datetime | None = None
 
 
 def proxy(configured: str | None, environment: Mapping[str, str]) -> Finding:
@@ -131,23 +146,33 @@ def registrar(address: str, problem: str) -> Finding:
     return good("registrar", f"{address} accepts connections")
 
 
-def clock(now: datetime, past: Sequence[tuple[str, datetime]], witness: datetime | None) -> Finding:
+def clock(now: datetime, past: Sequence[tuple[str, datetime]], witnesses: Witnesses = Witnesses()) -> Finding:
     """Whether this machine's clock can be right.
+
+    The coordinator is who it says and a proxy is anybody, so a proxy is believed only where the coordinator does not tell. A
+    coordinator that tells has taken this site's certificate, so a difference is not in the way yet: it will be with a certificate
+    that is new, or near its end.
 
     Args:
         now: of this machine, in UTC.
         past: what has happened already, so that no clock may be before it.
-        witness: another machine's clock, read just now.
+        witnesses: what others say.
     """
+    theirs, witness = witnesses.coordinator, witnesses.coordinator or witnesses.proxy
+    if theirs is not None and abs(now - theirs) > CLOCK_LEEWAY:
+        return warning(
+            "clock", f"it is {_span(now - theirs)} the coordinator's", f"{_SET_CLOCK}, or tell the coordinator's operator"
+        )
     if witness is not None and abs(now - witness) > CLOCK_LEEWAY:
-        return fault("clock", f"it is {_span(now - witness)} another machine's", "set the clock, best by NTP (chrony, timesyncd)")
+        return fault("clock", f"it is {_span(now - witness)} another machine's", _SET_CLOCK)
     latest = max(past, key=lambda item: item[1], default=None)
     if latest is not None and now < latest[1] - CLOCK_LEEWAY:
         what = f"it is at least {_span(now - latest[1])} the time of {latest[0]}"
-        return fault("clock", what, "set the clock, best by NTP (chrony, timesyncd)")
+        return fault("clock", what, _SET_CLOCK)
     if witness is None:
         return good("clock", f"{now:%Y-%m-%d %H:%M} UTC, after everything that is known to have happened")
-    return good("clock", f"{now:%Y-%m-%d %H:%M} UTC, within {CLOCK_LEEWAY.seconds // 60} minutes of another machine's")
+    whose = "the coordinator's" if theirs is not None else "another machine's"
+    return good("clock", f"{now:%Y-%m-%d %H:%M} UTC, within {CLOCK_LEEWAY.seconds // 60} minutes of {whose}")
 
 
 def _span(difference: timedelta) -> str:

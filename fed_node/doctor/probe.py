@@ -1,6 +1,6 @@
 """Going the way to the coordinator once: resolve, dial, ask the proxy, shake hands. Sends nothing beyond that.
 
-The handshake is that of Python's ssl module with the site's own certificate, as gRPC would do it; no call is made, so the
+The handshake is that of Python's ssl module with the site's own certificate, as gRPC would do it; no call is made here, so the
 coordinator does nothing for it.
 """
 

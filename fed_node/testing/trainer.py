@@ -40,7 +40,7 @@ class QuadraticTrainer:
     def evaluate(self, vector: FloatVector) -> LocalScores:
         """Dice falls from 1 with the squared distance to the target; IoU follows as dice / (2 - dice)."""
         dice = 1.0 / (1.0 + self._distance(vector))
-        return LocalScores(patients=1, images=1, dice=dice, iou=dice / (2.0 - dice), hd95=float("nan"))
+        return LocalScores(patients=1, images=1, dice=dice, iou=dice / (2.0 - dice), hd95=float("nan"), hd95_undefined=1)
 
     def train(self, vector: FloatVector, plan: TrainingPlan, seed: int, should_stop: ShouldStop) -> TrainedUpdate | None:
         """See LocalTrainer."""

@@ -23,7 +23,14 @@ from fedmentor.identity.layout import CA_FILE
 from fedmentor.identity.names import Peer
 from fedmentor.identity.revocation import MAX_REVOKED_BYTES, REVOKED_FILES, RevocationList, revocations_from_bytes
 from fedmentor.identity.roster import MAX_ROSTER_BYTES, ROSTER_FILES, FederationRoster, roster_from_bytes
-from fedmentor.identity.signed import MAX_AUTHORITIES, MAX_SIGNATURE_BYTES, SignedDocument, authorities_of, check_signature
+from fedmentor.identity.signed import (
+    MAX_AUTHORITIES,
+    MAX_SIGNATURE_BYTES,
+    SignedDocument,
+    authorities_of,
+    bundle_bytes,
+    check_signature,
+)
 from fedmentor.ids import SiteId
 from fedmentor.settings import first_fault
 
@@ -146,9 +153,9 @@ def authority_fingerprint(authority: x509.Certificate) -> str:
 def check_reply(data: bytes, expected: Expected, now: datetime) -> CheckedReply:
     """Check a reply before anything of it is installed.
 
-    1. size and form; 2. an authority that this member trusts is in the bundle and signed it; 3. the certificate is for this
-    member's key and name, issued by the bundle, and valid now; 4. roster and deny-list are signed, and of this federation; 5. the
-    roster names this member with its own signing key.
+    1. size and form; 2. an authority that this member trusts is in the bundle, which is nothing but certificates, and signed it;
+    3. the certificate is for this member's key and name, issued by the bundle, and valid now; 4. roster and deny-list are signed,
+    and of this federation; 5. the roster names this member with its own signing key.
 
     What the caller still owes: that no version is lower than one it has.
 
@@ -201,6 +208,8 @@ def _check_bundle(reply: EnrolmentReply, authorities: Sequence[x509.Certificate]
             cure="compare the authority's fingerprint with the registrar by telephone and give it with --authority",
         )
     bundle = reply.authorities.encode()
+    if bundle != bundle_bytes(authorities):
+        raise IdentityRefused("the reply's bundle of authorities is not PEM as a registrar writes it", cure=_ASK)
     for signature in reply.authority_signatures:
         try:
             check_signature(SignedDocument(bundle, signature), trusted, "the reply's bundle")

@@ -5,7 +5,17 @@
     openssl x509 -in ca.pem -noout -pubkey > ca.pub
     openssl dgst -sha256 -verify ca.pub -signature roster.sig roster.json
 
-Each document names its own format in its first field, so that none can pass for another one.
+One key signs documents of several kinds, and a signature of one kind is worth nothing under another: each reader takes exactly one
+form of bytes, and no bytes have two of these forms.
+
+============== ==================================================================================================
+kind           what is signed
+============== ==================================================================================================
+document       canonical JSON of exactly its fields, one of which is ``format`` (CanonicalDocument)
+run manifest   canonical JSON of exactly its fields, none of which is ``format`` (fedmentor.federation.RunManifest)
+bundle         PEM certificates in their canonical form and nothing else (``bundle_bytes``)
+certificate    DER (RFC 5280), which begins with 0x30 and is no text
+============== ==================================================================================================
 """
 
 from __future__ import annotations
@@ -14,12 +24,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, get_args, get_origin
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ValidationError
 
 from fedmentor.errors import ConfigError, IdentityRefused
@@ -53,7 +64,18 @@ UNREADABLE: Final = (
 
 
 class CanonicalDocument(BaseModel):
-    """A document with one form: the bytes that are signed."""
+    """A document with one form: the bytes that are signed. Its ``format`` is a literal that no other kind has."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        """Refuse a kind of document whose bytes would not say which kind it is.
+
+        Raises:
+            TypeError: it has no field ``format`` that is one literal, by default, too.
+        """
+        field = cls.model_fields.get("format")
+        if field is None or get_origin(field.annotation) is not Literal or get_args(field.annotation) != (field.default,):
+            raise TypeError(f"{cls.__name__} needs a field `format` that is one literal, which is its default")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; the bytes that are signed."""
@@ -99,6 +121,11 @@ def authorities_of(pem: bytes, source: str) -> list[x509.Certificate]:
     if not all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys):
         raise ConfigError(f"{source} has a certificate whose key is not an elliptic-curve one", cure=_ASK)
     return found
+
+
+def bundle_bytes(authorities: Sequence[x509.Certificate]) -> bytes:
+    """The one form of a bundle that is signed. A reader of PEM skips what stands around certificates, be it another document."""
+    return b"".join(authority.public_bytes(Encoding.PEM) for authority in authorities)
 
 
 def check_signature(document: SignedDocument, authorities: Sequence[x509.Certificate], what: str) -> x509.Certificate:

@@ -18,9 +18,11 @@ from fedmentor.errors import FedMentorError, LimitExceeded, TeacherUnreachable, 
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import Pixels, Prompt, SoftLabels, TeacherCard, check_prompt, image_digest
 from fedmentor.teacher.door import Absent, Busy, Door, Part, Response, TokenRefused, TryAgain
-from fedmentor.teacher.endpoint import Endpoint, read_token
+from fedmentor.teacher.endpoint import Endpoint, pace_at, read_token
+from fedmentor.teacher.grey_levels import AS_IT_IS
 from fedmentor.teacher.http_door import PREDICTIONS, HttpDoor
 from fedmentor.teacher.images import MAX_IMAGE_BYTES, check_pixels, png_bytes
+from fedmentor.teacher.pace import Pace
 from fedmentor.teacher.payload import (
     DESCRIBE,
     IMAGE_FIELD,
@@ -38,6 +40,9 @@ __all__ = ["PREDICTIONS", "Patience", "TeacherClient", "TorchServeTeacher"]
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
+_TOKEN_PAUSES_S = (0.0, 0.2, 1.0)
+"""Before a refused token is read again: TorchServe refuses an old one a moment before it has written down the new one."""
+
 _REMEMBERED_IMAGES = 4096
 
 _RIGHT_KEY = "give the key_file.json of the running teacher"
@@ -52,16 +57,21 @@ class Patience:
     Attributes:
         answer_s: for the answer to one request, its time in the server's queue included.
         busy_s: in all, between tries, while the server is up but has no worker free or has just lost one.
-        absent_s: in all, between tries, while nothing listens at an address that never answered.
+        absent_s: in all, between tries, while nothing listens at an address that never answered, or its token cannot be read.
         lost_s: in all, between tries, while nothing listens where somebody answered before: its keeper starts it again.
         in_flight: requests at a time; other threads wait for their turn, so that the server's queue stays short.
     """
 
-    answer_s: float = 120.0
+    answer_s: float = Pace().answer_s
     busy_s: float = 120.0
     absent_s: float = 5.0
     lost_s: float = 120.0
     in_flight: int = 8
+
+    @staticmethod
+    def of(pace: Pace) -> Patience:
+        """What a teacher of that pace needs."""
+        return Patience(pace.answer_s, float(pace.response_s), lost_s=float(pace.response_s), in_flight=pace.in_flight)
 
 
 class TeacherClient:
@@ -149,6 +159,8 @@ class TeacherClient:
         if isinstance(image, bytes):
             return self._ask(_fields(question, image))
         check_pixels(image)
+        if question.view != AS_IT_IS:  # what the teacher then sees has another digest
+            return self._ask(_fields(question, png_bytes(image)))
         name = image_digest(image)
         if self._was_sent(name):
             try:
@@ -173,7 +185,7 @@ class TeacherClient:
     def _ask(self, fields: Mapping[str, Part]) -> bytes:
         """Send until there is an answer, or patience ends."""
         absent_s = self._patience.lost_s if self._has_answered else self._patience.absent_s
-        pauses = {Absent: _delays(absent_s), Busy: _delays(self._patience.busy_s), TokenRefused: iter((0.0,))}
+        pauses = {Absent: _delays(absent_s), Busy: _delays(self._patience.busy_s), TokenRefused: iter(_TOKEN_PAUSES_S)}
         while True:
             try:
                 return _body(self._send(fields))
@@ -190,9 +202,9 @@ class TeacherClient:
         return True
 
     def _send(self, fields: Mapping[str, Part]) -> Response:
-        if self._token is None and self._key_file is not None:
-            self._token = read_token(self._key_file)
         token = self._token
+        if token is None and self._key_file is not None:
+            self._token = token = _read_token(self._key_file)
         with self._turns:
             response = self._door.send(fields, token, self._patience.answer_s)
         self._has_answered = True
@@ -209,7 +221,7 @@ class TorchServeTeacher(TeacherClient):
 
     Args:
         endpoint: ``http://``, ``https://``, ``grpc://`` or ``grpcs://``.
-        patience: limits.
+        patience: limits; None for what the teacher there needs.
         transport: instead of sockets, for tests of the REST door.
         sleep: between tries.
     """
@@ -217,16 +229,27 @@ class TorchServeTeacher(TeacherClient):
     def __init__(
         self,
         endpoint: Endpoint,
-        patience: Patience = Patience(),  # frozen
+        patience: Patience | None = None,
         *,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        patience = Patience.of(pace_at(endpoint)) if patience is None else patience
         super().__init__(_door(endpoint, transport), endpoint.key_file, patience, sleep=sleep)
         self._endpoint = endpoint
+        # Its state file was written when it answered, and its keeper starts it again.
+        self._has_answered = endpoint.keeper_pid is not None and endpoint.is_kept
 
     def _comes_back(self) -> bool:
         return self._endpoint.is_kept
+
+
+def _read_token(key_file: Path) -> str:
+    """The token, or Absent: its file is gone while a server is started again, and empty for a moment while TorchServe writes it."""
+    try:
+        return read_token(key_file)
+    except TeacherUnreachable as error:
+        raise Absent(error.message, cure=error.cure) from error
 
 
 def _door(endpoint: Endpoint, transport: httpx.BaseTransport | None) -> Door:

@@ -2,19 +2,20 @@
 
 Coordinates are pixels of the image as sent, x to the right and y down, floats allowed; a box is (x0, y0, x1, y1) with x0 < x1.
 Logits are float16 at the teacher's own mask resolution. The part of the logit map that covers the image is its top-left
-``content`` rectangle: LiteMedSAM pads to a square on the right and the bottom, SAM-Med2D stretches and has no padding.
+``content`` rectangle: LiteMedSAM and SAM pad to a square on the right and the bottom, SAM-Med2D stretches and has no padding.
+SAM's map is four times as coarse as its input, so that the rectangle may end within a pixel of the map.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fedmentor.ids import Digest
 from fedmentor.teacher.prompt_form import (
@@ -30,6 +31,7 @@ from fedmentor.teacher.prompt_form import (
     mask_hint,
     prompt_from_json,
 )
+from fedmentor.teacher.resizing import Content, Maps, resized
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W] grey or [H, W, 3] RGB."""
@@ -40,6 +42,7 @@ __all__ = [
     "MAX_POINTS",
     "Answer",
     "Box",
+    "Content",
     "Extras",
     "Foundation",
     "MaskHint",
@@ -54,6 +57,7 @@ __all__ = [
     "check_prompt",
     "image_digest",
     "logits_at",
+    "maps_at",
     "mask_hint",
     "probability",
     "prompt_from_json",
@@ -100,7 +104,7 @@ class SoftLabels:
     Attributes:
         logits: float16 [K, h, w], one map per object: per box in the order given, or one for points alone.
         predicted_iou: float32 [K], the teacher's own estimate.
-        content: (height, width) of the top-left part of each map that covers the image.
+        content: (height, width) of the top-left part of each map that covers the image; integers but for SAM.
         image_size: (H, W) of the image as sent.
         image_digest: see image_digest().
         prompt: what was asked.
@@ -110,7 +114,7 @@ class SoftLabels:
 
     logits: npt.NDArray[np.float16]
     predicted_iou: npt.NDArray[np.float32]
-    content: tuple[int, int]
+    content: Content
     image_size: tuple[int, int]
     image_digest: Digest
     prompt: Prompt
@@ -125,10 +129,12 @@ class Extras:
     Attributes:
         candidates: all masks that the decoder offers for each object, not only the best.
         embedding: the image's embedding.
+        exact: the logits before they are rounded to float16.
     """
 
     candidates: bool = False
     embedding: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,14 @@ class Answer:
         soft: for each object the mask with the highest predicted IoU.
         candidates: float16 logits [K, M, h, w] and float32 predicted IoU [K, M]; None if not asked for.
         embedding: float32 [C, g, g]; None if not asked for.
+        exact: the network's own float32 logits, of the candidates [K, M, h, w] if there are any, else of soft [K, h, w]; None if
+            not asked for.
     """
 
     soft: SoftLabels
     candidates: tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]] | None = None
     embedding: npt.NDArray[np.float32] | None = None
+    exact: npt.NDArray[np.float32] | None = None
 
 
 class Teacher(Protocol):
@@ -223,20 +232,34 @@ def soft_label_key(image: Digest, prompt: Prompt, card: TeacherCard) -> Digest:
 
 
 def logits_at(soft: SoftLabels, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Crop the padding and resize the union of all objects to ``size``.
-
-    The union of objects is the maximum of their logits. Bilinear with half-pixel centres (``align_corners=False``),
-    as the teachers' authors resize; where the map shrinks, it is averaged first, which theirs is not.
+    """The union of all objects, the maximum of their logits, at ``size``; see maps_at.
 
     Returns:
         float32 [height, width].
     """
-    height, width = soft.content
-    union: npt.NDArray[np.float32] = soft.logits[:, :height, :width].astype(np.float32).max(axis=0)
-    if union.shape == size:
-        return union
-    resized = Image.fromarray(union, mode="F").resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized, np.float32)
+    union: npt.NDArray[np.float32] = soft.logits.astype(np.float32).max(axis=0)
+    return maps_at(union, soft, size)
+
+
+def maps_at(maps: Maps, soft: SoftLabels, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Crop the padding of an answer's maps and resize the rest to ``size``, as the teachers' authors do.
+
+    Bilinear with half-pixel centres; where a map shrinks, it is averaged first, which theirs is not. LiteMedSAM's authors crop the
+    map; SAM's (segment_anything.modeling.Sam.postprocess_masks) enlarge it to the input, crop that, and resize again, so that the
+    padding enters the last pixels. One step here does for their two, to within half a pixel of the input at its edges.
+
+    Args:
+        maps: [..., h, w], any of the answer's.
+        soft: the answer.
+        size: (height, width).
+
+    Returns:
+        float32 [..., height, width].
+    """
+    if soft.teacher.mask_size < soft.teacher.input_size:
+        return resized(maps, size, soft.content)
+    height, width = (math.ceil(extent) for extent in soft.content)
+    return resized(maps[..., :height, :width], size, soft.content)
 
 
 def probability(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:

@@ -1,12 +1,15 @@
 """One frame of a DICOM file as it is meant to be displayed, from bytes; needs pydicom.
 
-Compressed transfer syntaxes are read by whatever plug-ins pydicom finds: JPEG and JPEG 2000 through Pillow, RLE by itself, others
-where pylibjpeg or python-gdcm is installed. The deflated syntax is refused, because it is inflated whole before a header is seen.
+Compressed transfer syntaxes are read by whatever plug-ins pydicom finds: JPEG and JPEG 2000 through Pillow, RLE by itself, JPEG-LS
+and lossless JPEG where pylibjpeg or python-gdcm is installed. A frame that would expand to more than its header says is refused,
+and so are the deflated syntax, which is inflated whole before a header is seen, and others whose size cannot be known beforehand.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 
 import numpy as np
 import pydicom
@@ -14,9 +17,14 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels.utils import pixel_array
 
 from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.codestream import check_expansion
 from fedmentor.teacher.contract import Pixels
 from fedmentor.teacher.dicom_display import displayed_grey
 from fedmentor.teacher.grey_levels import View, check_size, eight_bits
+
+# pydicom's log lines and warnings quote what a file holds. How a value must look is checked where it is used, without quoting it.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -38,14 +46,7 @@ def read_dicom(data: bytes, view: View) -> Pixels:
             a way that no plug-in reads, or of a size outside the limits.
     """
     try:
-        _check_syntax(data)
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        frame = _checked_frame(header, view.frame)
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        stored = np.asarray(pixel_array(dataset, index=frame))
-        if dataset.PhotometricInterpretation in _COLOUR:
-            return eight_bits(stored, view.window)
-        return displayed_grey(dataset, stored, view.window)
+        return _displayed(data, view)
     except UnreadableImage:
         raise
     except Exception as error:  # plug-ins raise whatever they raise, and their sentences may hold patient data
@@ -53,6 +54,20 @@ def read_dicom(data: bytes, view: View) -> Pixels:
             f"the DICOM file is truncated, damaged, or compressed in an unknown way ({type(error).__name__})",
             cure="export it again, uncompressed",
         ) from error
+
+
+def _displayed(data: bytes, view: View) -> Pixels:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _check_syntax(data)
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        frame = _checked_frame(header, view.frame)
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        check_expansion(dataset, frame)
+        stored = np.asarray(pixel_array(dataset, index=frame))
+        if dataset.PhotometricInterpretation in _COLOUR:
+            return eight_bits(stored, view.window)
+        return displayed_grey(dataset, stored, view.window, frame)
 
 
 def _check_syntax(data: bytes) -> None:

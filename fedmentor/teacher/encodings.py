@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fedmentor.teacher.contract import probability
+from fedmentor.teacher.resizing import Maps
 
 LOGITS_ERROR = 1.2e-4
 """Of the probability that a float16 logit stands for: |x| p (1 - p) 2^-11, largest near |x| = 2."""
@@ -22,12 +22,16 @@ LOGITS_ERROR = 1.2e-4
 PROBABILITY_ERROR: Mapping[str, float] = {"float16": 2.5e-4, "uint16": 8.0e-6, "uint8": 2.0e-3}
 """Half a step: of float16 just below 1, of 1/65535, and of 1/255."""
 
-Maps = npt.NDArray[np.floating[Any]]
-
 _STEPS = {"uint16": 65535, "uint8": 255}
 _ZLIB_LEVEL = 1
+_F16_MAX = float(np.finfo(np.float16).max)
 MAX_MAP_BYTES = 256 << 20
 """Of one map after unpacking; a reply that claims more is refused before memory is asked for."""
+
+
+def float16_logits(logits: Maps) -> npt.NDArray[np.float16]:
+    """Logits of any shape as they travel; what is beyond float16 becomes its largest number."""
+    return np.clip(logits, -_F16_MAX, _F16_MAX).astype(np.float16)
 
 
 def encode_probability(logits: Maps, encoding: str) -> npt.NDArray[Any]:
@@ -67,23 +71,6 @@ def unpack(packed: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) ->
     if len(data) != size:
         raise ValueError("another size than declared")
     return np.frombuffer(data, kind).reshape(shape)
-
-
-def enlarged(maps: Maps, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Bilinear with half-pixel centres (``align_corners=False``), map by map; where a map shrinks, it is averaged first.
-
-    Args:
-        maps: [..., h, w].
-        size: (height, width).
-
-    Returns:
-        float32 [..., height, width].
-    """
-    flat = maps.reshape(-1, *maps.shape[-2:]).astype(np.float32)
-    resized = [
-        np.asarray(Image.fromarray(one, mode="F").resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32) for one in flat
-    ]
-    return np.stack(resized).reshape(*maps.shape[:-2], *size)
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:

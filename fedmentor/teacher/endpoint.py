@@ -10,7 +10,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedmentor.errors import TeacherUnreachable
+from fedmentor.errors import ConfigError, TeacherUnreachable
+from fedmentor.teacher.pace import Pace, read_pace
 
 STATE_FILE = "teacher.json"
 """Name of the state file in a server's run folder; it exists while the server answers."""
@@ -30,12 +31,14 @@ class Endpoint:
         key_file: TorchServe's ``key_file.json``; read again whenever the token is refused, because tokens expire.
         ca_file: certificate to trust where the URL asks for TLS; None for the system's authorities.
         keeper_pid: process on this machine that starts the server again when it dies; None where nothing is known of one.
+        pace: how long to wait for it; None for what the state file beside ``key_file`` says, if there is one.
     """
 
     url: str
     key_file: Path
     ca_file: Path | None = None
     keeper_pid: int | None = None
+    pace: Pace | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -64,12 +67,22 @@ def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
     path = run_folder / STATE_FILE
     try:
         state = json.loads(path.read_bytes())
-        endpoint = Endpoint(str(state[door]), Path(state["key_file"]), keeper_pid=int(state["keeper_pid"]))
+        endpoint = Endpoint(str(state[door]), Path(state["key_file"]), None, int(state["keeper_pid"]), read_pace(state))
         return replace(endpoint, ca_file=Path(state["ca_file"])) if "ca_file" in state else endpoint
     except FileNotFoundError as error:
         raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise TeacherUnreachable(f"{path} is not a teacher's state file", cure=_START) from error
+
+
+def pace_at(endpoint: Endpoint) -> Pace:
+    """How long to wait for a teacher; the usual time where nothing is known of it."""
+    if endpoint.pace is not None:
+        return endpoint.pace
+    try:
+        return read_pace(json.loads((endpoint.key_file.parent / STATE_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
+        return Pace()
 
 
 def read_token(key_file: Path) -> str:

@@ -6,6 +6,7 @@ the darkest value becomes 0 and the brightest 255, which is also what LiteMedSAM
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +63,15 @@ def eight_bits(values: npt.NDArray[Any], window: tuple[float, float] | None) -> 
         uint8 of the same shape; black throughout where all values are equal.
 
     Raises:
-        UnreadableImage: a value is not a finite number.
+        UnreadableImage: a value is not a finite number, or too large a one.
     """
     if window is None and values.dtype == np.uint8:
         return values
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise UnreadableImage("the image holds values that are not finite numbers", cure="replace NaN and infinity before sending")
     low, high = window or (float(values.min()), float(values.max()))
+    if not math.isfinite(high - low):
+        raise UnreadableImage("the image holds values too large to be shown", cure="scale them before sending")
     grey = np.zeros(values.shape, np.uint8)
     if high > low:
         # In double precision, as a site reads the same file, so that both know an image by one digest; a few rows at a time, so

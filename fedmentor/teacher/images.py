@@ -27,6 +27,11 @@ _FORMATS = ("PNG", "JPEG")
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a sample has (ISO/IEC 15948, 11.2.2)."""
+
+PNG_START = _PNG_DEPTH + 1
+_DEEP = 16
 _DICOM_MAGIC = slice(128, 132)  # PS3.10, section 7.1
 
 
@@ -46,8 +51,8 @@ def check_pixels(pixels: Pixels) -> None:
 def read_image(data: bytes | bytearray | memoryview, view: View = AS_IT_IS) -> Pixels:
     """Decode a PNG, JPEG, DICOM or NumPy file.
 
-    Transparency is dropped; palettes become RGB. Eight bits are kept as they are; more go through ``view.window``, the DICOM file's
-    own window, or from their lowest to their highest value.
+    Transparency is dropped; palettes become RGB; EXIF orientation is ignored: pixels as stored. Eight bits are kept as they are;
+    more go through ``view.window``, the DICOM file's own window, or from their lowest to their highest value.
 
     Args:
         data: the file.
@@ -58,7 +63,8 @@ def read_image(data: bytes | bytearray | memoryview, view: View = AS_IT_IS) -> P
 
     Raises:
         LimitExceeded: over MAX_IMAGE_BYTES.
-        UnreadableImage: of another format, truncated, not finite, a side below MIN_SIDE, over MAX_PIXELS, or a frame is missing.
+        UnreadableImage: of another format, truncated, not finite, a side below MIN_SIDE, over MAX_PIXELS, a frame is missing, or a
+            PNG with 16 bits in colour.
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise LimitExceeded(f"an image of {len(data)} bytes is over the limit of {MAX_IMAGE_BYTES}")
@@ -90,6 +96,7 @@ def _picture(data: bytes | bytearray | memoryview, view: View) -> Pixels:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 check_size(*picture.size)
+                _check_plain(data, picture)
                 return _eight_bit(picture, view.window)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(f"the image has more than {MAX_PIXELS} pixels") from error
@@ -97,6 +104,26 @@ def _picture(data: bytes | bytearray | memoryview, view: View) -> Pixels:
         raise UnreadableImage("the file is not a PNG or JPEG image, nor DICOM or NumPy", cure="convert it to PNG") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise UnreadableImage("the image file is truncated or corrupt", cure="export it again") from error
+
+
+def _check_plain(data: bytes | bytearray | memoryview, picture: Image.Image) -> None:
+    """Refuse a PNG of which Pillow would keep the upper eight of sixteen bits, or one frame of several."""
+    if loses_bits(picture, data):
+        raise UnreadableImage(
+            "a PNG with 16 bits has to be grey, without colours or transparency", cure="convert it, or send it as NumPy"
+        )
+    if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
+        raise UnreadableImage("the PNG is an animation", cure="send one of its frames")
+
+
+def loses_bits(picture: Image.Image, start: bytes | bytearray | memoryview) -> bool:
+    """Whether Pillow would keep only the upper eight of sixteen bits, as it does for PNGs in colour or with transparency.
+
+    Args:
+        picture: opened, not yet decoded.
+        start: of its file, PNG_START bytes or more.
+    """
+    return picture.format == "PNG" and picture.mode not in _DEEP_MODES and start[_PNG_DEPTH] == _DEEP
 
 
 def _eight_bit(picture: Image.Image, window: tuple[float, float] | None) -> Pixels:

@@ -35,7 +35,7 @@ from fedmentor.errors import (
     WrongArchitecture,
 )
 from fedmentor.ids import Digest, digest
-from fedmentor.teacher.contract import Prompt, SoftLabels, TeacherCard, card_from_json, prompt_from_json
+from fedmentor.teacher.contract import Content, Prompt, SoftLabels, TeacherCard, card_from_json, prompt_from_json
 from fedmentor.teacher.door import Busy
 from fedmentor.teacher.encodings import decode_probability, pack, unpack
 from fedmentor.teacher.question import SAFETENSORS, Question, Wish
@@ -85,7 +85,7 @@ class Outputs:
     Attributes:
         arrays: ``logits`` float16 and ``probability`` float32 [K, h, w], ``mask`` bool [K, h, w], ``predicted_iou`` float32 [K],
             ``embedding`` float32 [C, g, g]. With three masks, [K, 3, h, w] and [K, 3]; the best has the highest predicted IoU.
-        content: (height, width) of the top-left part of each map that shows the image.
+        content: (height, width) of the top-left part of each map that shows the image; integers but for SAM.
         image_size: (H, W) of the image as sent.
         image_id: the image's digest; a later question may name it instead of sending the image.
         prompt: what was asked, an automatic prompt as its boxes.
@@ -94,7 +94,7 @@ class Outputs:
     """
 
     arrays: Mapping[str, npt.NDArray[Any]]
-    content: tuple[int, int]
+    content: Content
     image_size: tuple[int, int]
     image_id: Digest
     prompt: Prompt
@@ -102,7 +102,7 @@ class Outputs:
     timings_ms: Mapping[str, float]
 
 
-def encode_outputs(soft: SoftLabels, arrays: Mapping[str, npt.NDArray[Any]], content: tuple[int, int], wish: Wish) -> bytes:
+def encode_outputs(soft: SoftLabels, arrays: Mapping[str, npt.NDArray[Any]], content: Content, wish: Wish) -> bytes:
     """Named arrays as one safetensors blob.
 
     Args:
@@ -217,17 +217,16 @@ def _facts(soft: SoftLabels) -> dict[str, Any]:
 
 
 def _outputs(arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> Outputs:
-    content, image_size = _pair(facts["content"]), _pair(facts["image_size"])
+    content = _content(facts)
     for name, array in arrays.items():
-        is_map = name in _MAPS
-        if is_map and (array.ndim not in (3, 4) or content[0] > array.shape[-2] or content[1] > array.shape[-1]):
+        if name in _MAPS and not (array.ndim in (3, 4) and _lies_on(content, array)):
             raise ValueError(name)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(name)
     return Outputs(
         arrays=arrays,
         content=content,
-        image_size=image_size,
+        image_size=_size(facts["image_size"]),
         image_id=digest(facts["image_digest"]),
         prompt=prompt_from_json(facts["prompt"]),
         teacher=card_from_json(facts["teacher"]),
@@ -235,9 +234,21 @@ def _outputs(arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -
     )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    height, width = (int(extent) for extent in value)
-    if min(height, width) < 1:
+def _content(facts: Mapping[str, Any]) -> Content:
+    height, width = facts["content"]
+    if not all(isinstance(extent, (int, float)) for extent in (height, width)):
+        raise ValueError("not numbers")
+    return height, width
+
+
+def _lies_on(content: Content, maps: npt.NDArray[Any]) -> bool:
+    """Some of it, all of it within the maps; false for NaN."""
+    return all(0 < extent <= side for extent, side in zip(content, maps.shape[-2:], strict=True))
+
+
+def _size(value: Any) -> tuple[int, int]:
+    height, width = value
+    if not all(isinstance(extent, int) and extent >= 1 for extent in (height, width)):
         raise ValueError("not a size")
     return height, width
 
@@ -245,17 +256,16 @@ def _pair(value: Any) -> tuple[int, int]:
 def _soft_labels(logits: Any, predicted_iou: Any, facts: Mapping[str, Any]) -> SoftLabels:
     if logits.dtype != np.float16 or logits.ndim != 3 or predicted_iou.shape != logits.shape[:1]:
         raise ValueError
-    height, width = (int(n) for n in facts["content"])
-    if not (len(logits) and 0 < height <= logits.shape[1] and 0 < width <= logits.shape[2] and np.isfinite(logits).all()):
+    content = _content(facts)
+    if not (len(logits) and _lies_on(content, logits) and np.isfinite(logits).all()):
         raise ValueError  # nobody could learn from it, and a cache would keep it for ever
-    image_height, image_width = (int(n) for n in facts["image_size"])
     card = card_from_json(facts["teacher"])
     digest(card.digest)
     return SoftLabels(
         logits=logits,
         predicted_iou=predicted_iou.astype(np.float32),
-        content=(height, width),
-        image_size=(image_height, image_width),
+        content=content,
+        image_size=_size(facts["image_size"]),
         image_digest=digest(facts["image_digest"]),
         prompt=prompt_from_json(facts["prompt"]),
         teacher=card,

@@ -6,11 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from fedmentor.audit.chain import AuditRecord
 from fedmentor.audit.checkpoint import Checkpoint, SignedCheckpoint
-from fedmentor.errors import CoordinatorUnreachable, FedMentorError
+from fedmentor.errors import CoordinatorUnreachable, FedMentorError, PolicyRefusal
 from fedmentor.federation import (
     CHUNK_BYTES,
     Directive,
@@ -45,6 +46,7 @@ class ScriptedLink:
         refusals: what send_update raises for a round, once for each error in the list.
         audit: what fetch_audit gives; of records those from the number that is asked for.
         countersigned: signatures under checkpoints in order.
+        time: what the coordinator's clock says; None where it is an older one, which does not tell.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ScriptedLink:
         self.refusals: dict[RoundRef, list[FedMentorError]] = {}
         self.audit: list[SignedCheckpoint | AuditRecord] = []
         self.countersigned: list[tuple[Checkpoint, bytes]] = []
+        self.time: datetime | None = None
 
     def follow(self) -> ScriptedStream:
         """See CoordinatorLink."""
@@ -98,6 +101,12 @@ class ScriptedLink:
     def countersign(self, checkpoint: Checkpoint, signature: bytes) -> None:
         """See CoordinatorLink."""
         self.countersigned.append((checkpoint, signature))
+
+    def tell_time(self) -> datetime:
+        """See CoordinatorLink."""
+        if self.time is None:
+            raise PolicyRefusal("the coordinator does not know this call")
+        return self.time
 
 
 class ScriptedStream:
@@ -192,6 +201,10 @@ class DirectService(Protocol):
 
     def countersign(self, site: SiteId, checkpoint: Checkpoint, signature: bytes) -> None:
         """Keep a site's signature under a checkpoint."""
+        ...
+
+    def tell_time(self, site: SiteId) -> datetime:
+        """What the coordinator's clock says."""
         ...
 
 
@@ -320,6 +333,10 @@ class DirectLink:
         self.faults.request("countersign")
         self._service().countersign(self._site, checkpoint, signature)
         self.faults.reply("countersign")
+
+    def tell_time(self) -> datetime:
+        """See CoordinatorLink; a fault is never spent on it, since nothing hangs on the answer."""
+        return self._service().tell_time(self._site)
 
 
 class DirectStream:

@@ -65,7 +65,7 @@ class AnalyticTeacher:
         image = image_digest(pixels)
         self._seen[image] = pixels
         return SoftLabels(
-            logits=np.stack([ellipse_logits(box, size) for box in boxes]),
+            logits=_ellipses(prompt, size).astype(np.float16),
             predicted_iou=np.ones(len(boxes), np.float32),
             content=(MASK_SIZE, MASK_SIZE),
             image_size=size,
@@ -88,7 +88,11 @@ class AnalyticTeacher:
             raise PromptRefused("analytic-ellipse gives one mask for each object")
         pixels = self._known(image) if isinstance(image, str) else image
         soft = self.soften(pixels, prompt)
-        return Answer(soft, embedding=np.full((1, 1, 1), pixels.mean(), np.float32) if extras.embedding else None)
+        return Answer(
+            soft,
+            embedding=np.full((1, 1, 1), pixels.mean(), np.float32) if extras.embedding else None,
+            exact=_ellipses(prompt, soft.image_size).astype(np.float32) if extras.exact else None,
+        )
 
     def _known(self, image: Digest) -> Pixels:
         if image not in self._seen:
@@ -96,15 +100,15 @@ class AnalyticTeacher:
         return self._seen[image]
 
 
-def ellipse_logits(box: Box, size: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """The logits of one box on an image of ``size`` (H, W).
+def _ellipses(prompt: Prompt, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """[K, MASK_SIZE, MASK_SIZE]."""
+    return np.stack([_ellipse(each.box, size) for each in prompt.each() if each.box is not None])
 
-    Returns:
-        float16 [MASK_SIZE, MASK_SIZE].
-    """
+
+def _ellipse(box: Box, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     height, width = size
     centres = (np.arange(MASK_SIZE, dtype=np.float64) + 0.5) / MASK_SIZE
     across = (2 * centres * width - box.x0 - box.x1) / (box.x1 - box.x0)
     down = (2 * centres * height - box.y0 - box.y1) / (box.y1 - box.y0)
     logits = STEEPNESS * (1.0 - across[None, :] ** 2 - down[:, None] ** 2)
-    return np.maximum(logits, -STEEPNESS).astype(np.float16)
+    return np.maximum(logits, -STEEPNESS)

@@ -6,6 +6,7 @@ Decoding checks form (names, digests, enumerations) and raises domain errors; me
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from math import isfinite, isnan, sqrt
 
 from fedmentor.audit.chain import AuditRecord, record_from_line, record_to_line
@@ -240,13 +241,15 @@ def scores_to_wire(value: Scores) -> pb.Scores:
         dice=value.dice,
         iou=value.iou,
         hd95=value.hd95,
+        hd95_undefined=value.hd95_undefined,
     )
 
 
 def scores_from_wire(message: pb.Scores) -> Scores:
     """Decode scores and check their ranges.
 
-    Dice and IoU in [0, 1]; HD95 NaN or 0 to MAX_HD95; patients 1 to MAX_PATIENTS, and no more than images.
+    Dice and IoU in [0, 1]; HD95 NaN or 0 to MAX_HD95; patients 1 to MAX_PATIENTS, and no more than images; HD95 leaves out all
+    images where it is NaN, and fewer elsewhere.
 
     Raises:
         ConfigError: malformed name or digest.
@@ -259,6 +262,9 @@ def scores_from_wire(message: pb.Scores) -> Scores:
         raise UpdateRejected(f"the reported hd95 is not between 0 and {MAX_HD95:.1f} pixels")
     if not 1 <= message.patients <= min(message.images, MAX_PATIENTS):
         raise UpdateRejected("the reported counts of patients and images do not fit each other")
+    undefined = message.hd95_undefined if message.HasField("hd95_undefined") else None
+    if undefined is not None and (undefined > message.images or (undefined == message.images) != isnan(message.hd95)):
+        raise UpdateRejected("the reported hd95 does not fit the number of images that it leaves out")
     return Scores(
         round=round_from_wire(message.round),
         model=digest(message.model_digest),
@@ -267,7 +273,25 @@ def scores_from_wire(message: pb.Scores) -> Scores:
         dice=message.dice,
         iou=message.iou,
         hd95=message.hd95,
+        hd95_undefined=undefined,
     )
+
+
+def time_to_wire(value: datetime) -> pb.TimeReading:
+    """Encode a time of day; timezone-aware."""
+    return pb.TimeReading(unix_ms=int(value.timestamp() * 1000))
+
+
+def time_from_wire(message: pb.TimeReading) -> datetime:
+    """Decode a time of day, in UTC.
+
+    Raises:
+        FedMentorError: after the year 9999.
+    """
+    try:
+        return datetime.fromtimestamp(message.unix_ms / 1000, timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise FedMentorError("the coordinator tells a time that is none") from error
 
 
 def checkpoint_to_wire(value: SignedCheckpoint) -> pb.Checkpoint:

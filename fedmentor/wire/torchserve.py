@@ -29,8 +29,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
-_TOO_LARGE = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
-"""TorchServe resets the stream of a request over its limit."""
+_LARGER = "larger than max"
+"""In what gRPC itself says to a message over a limit."""
 
 _NEVER_CONNECTED = "failed to connect to all addresses"
 
@@ -73,12 +73,14 @@ class GrpcDoor:
             return Busy(f"the connection to the teacher at {self._url} broke", cure=LOOK)
         if code == grpc.StatusCode.PERMISSION_DENIED:
             return TokenRefused(f"the teacher at {self._url} refuses the token")
-        if code == grpc.StatusCode.INTERNAL:  # also for a full queue and a worker that died
+        exhausted = code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # TorchServe resets the stream of a request over its limit; gRPC, and a gateway, say so in words.
+        if code == grpc.StatusCode.CANCELLED or (exhausted and _LARGER in (error.details() or "")):
+            return LimitExceeded("the teacher refuses a request of this size", cure="send a smaller image")
+        if exhausted or code == grpc.StatusCode.INTERNAL:  # a worker that died, idle or at work; a full queue
             return Busy(f"the teacher at {self._url} is busy or has lost its worker", cure=LOOK)
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return TeacherUnreachable(f"the teacher at {self._url} did not answer within {seconds:g} s", cure=LOOK)
-        if code in _TOO_LARGE:
-            return LimitExceeded("the teacher refuses a request of this size", cure="send a smaller image")
         return TeacherUnreachable(
             f"{self._url} answered with {code.name}", cure="check that the URL is that of a FedMentor teacher's gRPC door"
         )

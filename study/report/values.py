@@ -83,11 +83,15 @@ class DistilFacts(Value):
 
 
 class SiteScores(Value):
-    """One site's held-out scores of one global model, and what it sent and received to make the next."""
+    """One site's held-out scores of one global model, and what it sent and received to make the next.
+
+    ``hd95_undefined`` counts the images that ``hd95`` leaves out, because mask or prediction is empty; None where nobody knows.
+    """
 
     dice: float
     iou: float
     hd95: float | None
+    hd95_undefined: int | None = None
     patients: int
     images: int
     bytes_up: int
@@ -97,8 +101,9 @@ class SiteScores(Value):
 class RoundFacts(Value):
     """One global model: round 0 is the initial model, round r the model after r aggregations.
 
-    ``dice``, ``iou`` and ``hd95`` are means over the sites weighted by their held-out patients; ``seconds`` and bytes are
-    those of the round that made this model (0 for round 0).
+    ``dice``, ``iou`` and ``hd95`` are means over the sites weighted by their held-out patients; ``hd95_undefined`` counts the
+    images that ``hd95`` leaves out at all sites, None where that is not known; ``seconds`` and bytes are those of the round that
+    made this model (0 for round 0).
     """
 
     round: int
@@ -106,6 +111,7 @@ class RoundFacts(Value):
     dice: float
     iou: float
     hd95: float | None
+    hd95_undefined: int | None = None
     worst_site: str
     worst_dice: float
     sites: dict[str, SiteScores]

@@ -13,7 +13,7 @@ import click
 from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError, PromptRefused
 from fedmentor.teacher.endpoint import Endpoint, read_endpoint
-from teacher_service.cli.options import FILE, NEW_FILE, as_json_option, asked_options, compute_of, waiting
+from teacher_service.cli.options import FILE, NEW_FILE, as_json_option, asked_options, check_place, compute_of, waiting
 
 if TYPE_CHECKING:
     from fedmentor.teacher.contract import Box, Point, Prompt, SoftLabels, Teacher
@@ -120,6 +120,7 @@ def endpoint_of(options: dict[str, Any]) -> Endpoint:
 @contextlib.contextmanager
 def asked_teacher(options: dict[str, Any]) -> Iterator[Teacher]:
     """The teacher that the options name; starts nothing."""
+    check_place(options)
     if options["local"]:
         from teacher_service.local import local_teacher  # keeps torch out of --help
 

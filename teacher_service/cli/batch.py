@@ -14,7 +14,7 @@ from fedmentor.cli.progress import progress_lines
 from fedmentor.disk import check_writable
 from fedmentor.errors import EmptyDataset
 from teacher_service.cli.asking import endpoint_of
-from teacher_service.cli.options import FOLDER, IN_FOLDER, as_json_option, asked_options, compute_of
+from teacher_service.cli.options import FOLDER, IN_FOLDER, as_json_option, asked_options, check_place, compute_of
 
 if TYPE_CHECKING:
     from fedmentor.teacher.client import TeacherClient
@@ -76,6 +76,7 @@ def asked_client(options: dict[str, Any]) -> Iterator[TeacherClient]:
     """A client of the teacher that the options name, in this process or elsewhere."""
     from fedmentor.teacher.client import TeacherClient, TorchServeTeacher
 
+    check_place(options)
     if not options["local"]:
         with TorchServeTeacher(endpoint_of(options)) as client:
             yield client

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import click
 
-from fedmentor.errors import PortInUse
 from teacher_service.cli.batch import asked_client
 from teacher_service.cli.options import asked_options, waiting
 
@@ -16,15 +16,13 @@ from teacher_service.cli.options import asked_options, waiting
 @asked_options
 def playground(page_port: int, **options: Any) -> None:
     """Serve a page to try the teacher: drop an image, draw a box, see the soft mask. Ctrl-C ends it."""
-    from teacher_service.playground import HOST, PlaygroundServer
+    from fedmentor.pages.hosts import LOOPBACK
+    from fedmentor.pages.server import serving
+    from teacher_service.playground import playground as pages
 
     with asked_client(options) as client:
         with waiting("asking the teacher who it is"):
             card = client.card()
-        try:
-            server = PlaygroundServer(client, page_port)
-        except OSError as error:
-            raise PortInUse(f"port {page_port} on {HOST} is in use", cure="choose another port, or none for a free one") from error
-        with server:
-            click.echo(f"{card.architecture} {card.digest[:12]}: open {server.url} in a browser; Ctrl-C ends")
-            server.serve_forever()
+        with serving((LOOPBACK, page_port), pages(client, lambda private: click.echo(private, err=True))) as url:
+            click.echo(f"{card.architecture} {card.digest[:12]}: open {url} in a browser; Ctrl-C ends")
+            threading.Event().wait()

@@ -12,7 +12,7 @@ import click
 
 from fedmentor.disk import check_writable
 from fedmentor.errors import ConfigError
-from fedmentor.teacher.endpoint import STATE_FILE, read_endpoint
+from fedmentor.teacher.endpoint import STATE_FILE, pace_at, read_endpoint
 from teacher_service.cli.options import FILE, FOLDER, NEW_FILE, as_json_option, precision_option, run_folder, sha256, waiting
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ def convert(checkpoint: Path, out: Path, architecture: str | None) -> None:
 @click.option(
     "--batch-images",
     type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    help="Requests at a time; a GPU encodes them together.",
+    help="Requests at a time; a GPU encodes them together.  [default: 4; SAM: 1]",
 )
-def build(weights: Path | None, out: Path, batch_images: int) -> None:
+def build(weights: Path | None, out: Path, batch_images: int | None) -> None:
     """Pack converted weights into a model archive (.mar) for TorchServe."""
     from tempfile import TemporaryDirectory  # beside its only use
 
@@ -68,7 +66,7 @@ def build(weights: Path | None, out: Path, batch_images: int) -> None:
     type=click.Choice(["127.0.0.1", "0.0.0.0"]),  # noqa: S104  # chosen by the operator, for a container on a private network
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen. Nothing is encrypted: 0.0.0.0 is for a container on a private network.",
+    help="Where to listen. Without --tls nothing is encrypted: then 0.0.0.0 is only for a container on a private network.",
 )
 @click.option("--tls", is_flag=True, help="Encrypt REST and gRPC with a certificate of its own.")
 @click.option("--archive-sha256", type=sha256, help="Refuse any other archive than the one with this SHA-256.")
@@ -131,7 +129,7 @@ def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001  # click passe
     from fedmentor.teacher.client import Patience, TorchServeTeacher  # keeps httpx out of --help
 
     endpoint = read_endpoint(run_dir)
-    with TorchServeTeacher(endpoint, Patience(answer_s=30.0, busy_s=5.0, absent_s=0.0)) as client:
+    with TorchServeTeacher(endpoint, Patience(answer_s=pace_at(endpoint).status_s, busy_s=5.0, absent_s=0.0, lost_s=5.0)) as client:
         card = client.describe()
     state = json.loads((run_dir / STATE_FILE).read_bytes())
     if as_json:

@@ -152,9 +152,17 @@ def network_of(modules: SamModules, *, multimask: bool, device: str) -> Network:
     The ``train`` before ``eval`` drops what LiteMedSAM derives from its weights in ``eval`` and would otherwise keep from before
     they were loaded.
     """
+    _without_tf32(torch.device(device))
     modules.train().eval().requires_grad_(requires_grad=False)
     modules.to(device)
     channels_last(modules.image_encoder)
     with torch.inference_mode():
         position = modules.prompt_encoder.get_dense_pe()  # type: ignore[operator]  # untyped third-party class
     return Network(modules, multimask, position)
+
+
+def _without_tf32(device: torch.device) -> None:
+    """Keep a GPU from rounding float32 operands to ten bits, which cuDNN's convolutions do unasked (torch.backends.cudnn)."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -10,12 +10,13 @@ import torch
 
 from fedmentor.errors import ConfigError, WrongArchitecture
 from fedmentor.ids import Digest
-from fedmentor.teacher.contract import TeacherCard
+from fedmentor.teacher.contract import Content, TeacherCard
+from fedmentor.teacher.resizing import whole
 from teacher_service.hints import LOGITS, PROBABILITY
 from teacher_service.models import lite_medsam, sam, sam_med2d
 from teacher_service.models.loading import check_shapes, shapes_of
 from teacher_service.models.network import Network, SamModules
-from teacher_service.preprocess import LONGEST256, SAM1024, STRETCH256, Preprocessing
+from teacher_service.preprocess import LONGEST256, SAM1024, STRETCH256, Preprocessing, Size
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Architecture:
         prompts: kinds it was trained for; others are refused.
         licence: SPDX id of the official weights.
         weights_page: where the authors publish them.
+        image_seconds: processor seconds that a new image takes with one thread (docs/teacher.md, Measured); how long everybody
+            waits for it follows from that (fedmentor.teacher.pace).
         hint_form: how its decoder was fed rough masks: ``logits`` (SAM) or ``probability`` (SAM-Med2D).
         skeleton: the modules without trained values, for names and shapes.
         build: weights and a device name to a network that answers.
@@ -42,6 +45,7 @@ class Architecture:
     prompts: tuple[str, ...]
     licence: str
     weights_page: str
+    image_seconds: float
     hint_form: str
     skeleton: Callable[[], SamModules]
     build: Callable[[Mapping[str, torch.Tensor], str], Network]
@@ -58,6 +62,12 @@ class Architecture:
             licence=self.licence,
         )
 
+    def content(self, size: Size) -> Content:
+        """See SoftLabels.content, for a picture of that size (H, W)."""
+        ratio = self.mask_size / self.input_size
+        height, width = (extent * ratio for extent in self.preprocessing.content(size))
+        return whole(height), whole(width)
+
 
 _KNOWN = (
     Architecture(
@@ -68,6 +78,7 @@ _KNOWN = (
         prompts=("box",),
         licence="Apache-2.0",
         weights_page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+        image_seconds=0.94,
         hint_form=LOGITS,
         skeleton=lite_medsam.skeleton,
         build=lite_medsam.build,
@@ -80,6 +91,7 @@ _KNOWN = (
         prompts=("box", "point", "mask"),
         licence="Apache-2.0",
         weights_page="https://github.com/OpenGVLab/SAM-Med2D",
+        image_seconds=1.55,
         hint_form=PROBABILITY,
         skeleton=sam_med2d.skeleton,
         build=sam_med2d.build,
@@ -95,11 +107,12 @@ _SAM = tuple(
         prompts=("box", "point", "mask"),
         licence="Apache-2.0",
         weights_page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+        image_seconds=seconds,
         hint_form=LOGITS,
         skeleton=partial(sam.skeleton, size),
         build=partial(sam.build, size),
     )
-    for size in (sam.VIT_B, sam.VIT_L, sam.VIT_H)
+    for size, seconds in ((sam.VIT_B, 20.0), (sam.VIT_L, 50.0), (sam.VIT_H, 100.0))
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {architecture.id: architecture for architecture in (*_KNOWN, *_SAM)}

@@ -86,9 +86,9 @@ def test_shares_of_a_second_try_replace_the_first(journal):
 def test_candidate_scores_are_kept_once_for_each_attempt(journal):
     assert do(journal, "put_candidate_scores", A, SCORES)
     assert not do(journal, "put_candidate_scores", A, replace(SCORES, dice=0.9))
-    assert do(journal, "put_candidate_scores", Attempt(1), replace(SCORES, hd95=2.5))
+    assert do(journal, "put_candidate_scores", Attempt(1), replace(SCORES, hd95=2.5, hd95_undefined=3))
     assert do(journal, "candidate_scores", R, A) == (SCORES,)
-    assert do(journal, "candidate_scores", R, Attempt(1)) == (replace(SCORES, hd95=2.5),)
+    assert do(journal, "candidate_scores", R, Attempt(1)) == (replace(SCORES, hd95=2.5, hd95_undefined=3),)
     assert do(journal, "scores") == (), "a candidate's scores are no round's until it is published"
 
 

@@ -60,8 +60,8 @@ def _update(site, round_=1, attempt=2, sha256=DIGEST):
     return AcceptedUpdate(Receipt(ref, SiteId(site), sha256, "2026-01-01T00:00:00+00:00"), 156, 7)
 
 
-def _scores(site, round_=0, hd95=None):
-    return SiteScores(SiteId(site), Round(round_), DIGEST, 3, 4, 0.5, 0.25, hd95)
+def _scores(site, round_=0, hd95=None, undefined=None):
+    return SiteScores(SiteId(site), Round(round_), DIGEST, 3, 4, 0.5, 0.25, hd95, undefined)
 
 
 def _read(journal, method, *arguments):
@@ -108,13 +108,13 @@ def test_a_second_update_of_a_site_breaks(begun):
 
 
 def test_scores_are_never_overwritten(begun):
-    assert begun.run_tx("scores", lambda tx: tx.put_scores(_scores("b", hd95=3.5)))
+    assert begun.run_tx("scores", lambda tx: tx.put_scores(_scores("b", hd95=3.5, undefined=1)))
     assert begun.run_tx("scores", lambda tx: tx.put_scores(_scores("a")))
     assert not begun.run_tx("scores", lambda tx: tx.put_scores(replace(_scores("a"), dice=0.9)))
     assert not begun.run_tx("scores", lambda tx: tx.put_scores(_scores("a")))
     assert begun.run_tx("scores", lambda tx: tx.put_scores(_scores("a", 1)))
-    assert _read(begun, "scores") == (_scores("a"), _scores("b", hd95=3.5), _scores("a", 1))
-    assert _read(begun, "scores", Round(0)) == (_scores("a"), _scores("b", hd95=3.5))
+    assert _read(begun, "scores") == (_scores("a"), _scores("b", hd95=3.5, undefined=1), _scores("a", 1))
+    assert _read(begun, "scores", Round(0)) == (_scores("a"), _scores("b", hd95=3.5, undefined=1))
     assert _read(begun, "scores", Round(7)) == ()
 
 

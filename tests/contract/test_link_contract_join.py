@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import pytest
 from link_federation import MODEL, NORTH, SIGNERS, SITES, START, STRANGER, Coordinator, manifest, scores, update
@@ -53,9 +54,17 @@ def test_a_site_that_is_not_on_the_roster_is_refused_everywhere(coordinator: Coo
         lambda: link.report_scores(scores()),
         lambda: next(link.fetch_audit(0)),
         lambda: link.countersign(SIGNERS.seal().checkpoint, bytes(64)),
+        link.tell_time,
     ):
         with pytest.raises(IdentityRefused):
             call()
+
+
+def test_the_coordinator_tells_its_own_time(coordinator: Coordinator):
+    service = coordinator.engine.service
+    before, said, after = service.tell_time(NORTH), coordinator.link_of(NORTH).tell_time(), service.tell_time(NORTH)
+    assert said.utcoffset() == timedelta(0)
+    assert before - timedelta(milliseconds=1) <= said <= after
 
 
 def test_another_thread_can_cancel_a_stream(coordinator: Coordinator):

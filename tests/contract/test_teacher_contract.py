@@ -8,7 +8,7 @@ import pytest
 from fedmentor.errors import PromptRefused, UnreadableImage
 from fedmentor.teacher.cache import CachedTeacher, MemoryStore
 from fedmentor.teacher.client import TorchServeTeacher
-from fedmentor.teacher.contract import Box, Point, Prompt, image_digest, logits_at, soft_label_key
+from fedmentor.teacher.contract import Box, Extras, Point, Prompt, image_digest, logits_at, soft_label_key
 from fedmentor.testing.teacher import AnalyticTeacher
 from teacher_service.local import local_teacher
 from teacher_service.server import ServerConfig, serving
@@ -64,6 +64,15 @@ def test_an_answer_has_the_documented_form(teacher):
     assert soft.image_digest == image_digest(PIXELS)
     assert soft.prompt == ONE
     assert all(1 <= extent <= side for extent in soft.content)
+
+
+@pytest.mark.parametrize("foundation", [AnalyticTeacher, local_teacher])
+def test_exact_logits_are_those_that_the_soft_labels_were_rounded_from(foundation):
+    told = foundation().ask(PIXELS, ONE, Extras(exact=True))
+    assert told.exact.dtype == np.float32
+    assert told.exact.astype(np.float16).tobytes() == told.soft.logits.tobytes()
+    assert (told.exact != told.soft.logits).any()
+    assert foundation().ask(PIXELS, ONE, Extras()).exact is None
 
 
 def test_what_is_in_the_box_is_found(teacher):

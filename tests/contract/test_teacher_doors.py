@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from fedmentor.errors import LimitExceeded, UnknownImage
+from fedmentor.errors import LimitExceeded, PromptRefused, UnknownImage
 from fedmentor.ids import Digest
 from fedmentor.teacher.client import Patience, TeacherClient, TorchServeTeacher
-from fedmentor.teacher.contract import Box, ObjectPrompt, Prompt, image_digest, logits_at, probability
+from fedmentor.teacher.contract import Box, Extras, ObjectPrompt, Prompt, image_digest, maps_at
 from fedmentor.teacher.door import Part
 from fedmentor.teacher.encodings import LOGITS_ERROR, PROBABILITY_ERROR, mask_of_runs
 from fedmentor.teacher.endpoint import read_endpoint, read_token
@@ -158,6 +158,8 @@ def test_an_image_that_was_seen_is_named_by_its_digest(client):
     again = client.ask(first.image_id, QUESTION)
     assert again.timings_ms["embedding_cached"] == 1.0
     assert again.arrays["logits"].tobytes() == first.arrays["logits"].tobytes()
+    with pytest.raises(PromptRefused, match="choose from a file"):  # the pixels were made from the file before
+        client.ask(first.image_id, Question("central", view=View(window=(9, 99))))
     assert client.ask(first.image_id, Question("central")).prompt == Prompt(central_box((HEIGHT, WIDTH)))
 
 
@@ -182,11 +184,18 @@ def test_objects_one_by_one_are_the_boxes_one_by_one(client):
     assert outputs.arrays["logits"].tobytes() == client.soften(PIXELS, PROMPT).logits.tobytes()
 
 
+@pytest.fixture(scope="module")
+def exact():
+    """What the network itself said about PROMPT, and the soft labels to it."""
+    told = local_teacher().ask(PIXELS, PROMPT, Extras(exact=True))
+    return told.exact, told.soft
+
+
 @pytest.mark.parametrize(
     ("size", "encoding", "compress"),
     [("native", "float16", "none"), ("native", "uint8", "zlib"), (256, "uint16", "none"), ("original", "uint16", "zlib")],
 )
-def test_outputs_by_name_in_every_encoding_and_size(client, size, encoding, compress):
+def test_outputs_by_name_in_every_encoding_and_size(client, exact, size, encoding, compress):
     names = ("logits", "probability", "mask", "predicted_iou")
     outputs = client.ask(PIXELS, Question(PROMPT, wish=Wish(outputs=names, encoding=encoding, size=size, compress=compress)))
     assert set(outputs.arrays) == set(names)
@@ -195,12 +204,11 @@ def test_outputs_by_name_in_every_encoding_and_size(client, size, encoding, comp
     logits = outputs.arrays["logits"]
     assert logits.shape == outputs.arrays["probability"].shape == outputs.arrays["mask"].shape == (2, *shape)
     assert outputs.arrays["predicted_iou"].shape == (2,)
-    allowed = PROBABILITY_ERROR[encoding] + LOGITS_ERROR  # the two were rounded apart from each other
-    assert np.abs(outputs.arrays["probability"] - probability(logits)).max() <= allowed
-    assert ((logits > 0) == outputs.arrays["mask"]).mean() > 0.999  # logits that round to zero
-    if size == "original":
-        union = logits_at(client.soften(PIXELS, PROMPT), (HEIGHT, WIDTH))
-        assert np.abs(logits.max(axis=0) - union).mean() < 0.1
+    true = exact[0] if size != "original" else maps_at(*exact, (HEIGHT, WIDTH))
+    likely = 1 / (1 + np.exp(-true.astype(np.float64)))
+    assert np.abs(outputs.arrays["probability"] - likely).max() <= PROBABILITY_ERROR[encoding]
+    assert np.abs(1 / (1 + np.exp(-logits.astype(np.float64))) - likely).max() <= LOGITS_ERROR
+    assert (outputs.arrays["mask"] == (true > 0)).all()
 
 
 def test_only_what_is_asked_for_is_sent(client):

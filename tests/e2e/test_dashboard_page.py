@@ -17,9 +17,7 @@ import pytest
 from federation_processes import ENVIRONMENT, PATIENCE_S
 from headless_browser import CHROMIUM, Browser
 
-from coordinator.dashboard.pages import Served
 from coordinator.dashboard.routes import dashboard_routes
-from coordinator.dashboard.server import serving
 from coordinator.dashboard.status import Status
 from coordinator.manifests import make_manifest
 from fed_node.link import GrpcLink
@@ -40,6 +38,9 @@ from fedmentor.identity.authority import throwaway
 from fedmentor.identity.credentials import site_credentials
 from fedmentor.ids import SiteId
 from fedmentor.models import ModelRecord, digest_of, save_model
+from fedmentor.pages.hosts import LOOPBACK
+from fedmentor.pages.server import serving
+from fedmentor.pages.values import Served
 from fedmentor.tensors import FloatVector
 from study.processes import children, wait_for_file
 
@@ -175,8 +176,10 @@ def test_a_run_from_its_beginning_to_its_end(browser, coordinator, tmp_path):
         # The crowd is still there: the round goes on, and the page comes back by itself once it is hung up on.
         browser.until("document.getElementById('headline').textContent === 'Round 1: 0 of 4 updates here'")
         browser.until(f"document.getElementById('sites').textContent.includes({json.dumps(HOSTILE)})")
-        assert row_of(browser, "west")[1:3] == ["connected", f"sat out{HOSTILE}"]
-        assert row_of(browser, "north")[1:3] == ["connected", "awaited"]
+        for site, part in (("west", f"sat out{HOSTILE}"), ("north", "awaited")):
+            connection, shown = row_of(browser, site)[1:3]
+            assert connection.startswith("connectedcertificate until 20")
+            assert shown == part
         assert nothing_hostile_ran(browser)
         go.set()
         browser.until(f"document.getElementById('headline').textContent === 'The run is complete: {ROUNDS} rounds'")
@@ -207,7 +210,8 @@ def hostile() -> Status:
     """A status in which every name and every word is hostile."""
     numbers = {"bytes_up": 0, "bytes_down": 0}
     site = {"site": HOSTILE, "connected": False, "last_seen_s": 7.0, "part": "set-aside", "reason": HOSTILE, **numbers}
-    scores = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "worst_dice": 0.5, "worst_site": HOSTILE, "scored": 1}
+    site |= {"certificate_until_utc": HOSTILE}
+    scores = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "hd95_undefined": 3, "worst_dice": 0.5, "worst_site": HOSTILE, "scored": 1}
     done = {
         "published": True,
         "void": True,
@@ -251,8 +255,8 @@ def hostile() -> Status:
 
 def test_hostile_names_stay_text_also_on_a_phone_and_a_coordinator_that_is_gone_is_told(browser, hostile):
     body = hostile.model_dump_json().encode()
-    with serving(("127.0.0.1", 0), Served(dashboard_routes(lambda: body), (), lambda _event: None)) as port:
-        browser.open(f"http://127.0.0.1:{port}/", "window.dashboard.status !== null")
+    with serving((LOOPBACK, 0), Served("dashboard", dashboard_routes(lambda: body), lambda _private: None)) as url:
+        browser.open(url, "window.dashboard.status !== null")
         browser.until("document.getElementById('audit').textContent !== ''")
         assert texts(browser, "#sites tbody th") == [HOSTILE]
         assert texts(browser, "#headline") == texts(browser, "#finding") == [HOSTILE]

@@ -163,6 +163,7 @@ def opened(tmp_path_factory):
     ports = choose_ports()
     text = settings.properties(folder, settings.Doors(ports), 60.0)
     (folder / settings.PROPERTIES_FILE).write_text(text.replace("enable_model_api=false", "enable_model_api=true"))
+    (folder / settings.LOGGING_FILE).write_text(settings.logging())
     command = settings.command(find_java(), _torchserve_home(), folder, folder / settings.TEMPORARY_FOLDER, 256)[:-2]  # no model
     environment = settings.environment({"PATH": "/usr/bin:/bin", "TS_ALLOWED_URLS": ".*"}, folder, 1)
     with (folder / "console.log").open("wb") as console:

@@ -1,19 +1,20 @@
 """The page in a real Chromium: an image is dropped, a box is drawn with the mouse, the mask is seen, moved and kept."""
 
 import base64
-import threading
 import time
 
 import numpy as np
 import pytest
 from headless_browser import CHROMIUM, PATIENCE_S, Browser
 
+from fedmentor.pages.hosts import LOOPBACK
+from fedmentor.pages.server import serving
 from fedmentor.teacher.client import TeacherClient
 from fedmentor.teacher.images import png_bytes, read_image
 from fedmentor.teacher.payload import decode_answer
 from fedmentor.testing.teacher import AnalyticTeacher
 from teacher_service.door import InProcessDoor
-from teacher_service.playground import PlaygroundServer
+from teacher_service.playground import playground
 
 pytestmark = pytest.mark.e2e
 
@@ -45,17 +46,15 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser, tmp_path):
     """The page of a teacher that draws ellipses, with an image dropped on it; downloads land in tmp_path."""
-    with PlaygroundServer(TeacherClient(InProcessDoor(AnalyticTeacher()))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    failures = []
+    with serving((LOOPBACK, 0), playground(TeacherClient(InProcessDoor(AnalyticTeacher())), failures.append)) as url:
         browser._session = None
         browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-        browser.open(server.url, "playground.card !== null")
+        browser.open(url, "playground.card !== null")
         drop(browser, png_bytes(PIXELS), "x.png")
         browser.until("playground.picture !== null")
         yield browser
-        server.shutdown()
-        thread.join()
+    assert failures == []
 
 
 def drop(browser, data, name):
@@ -134,3 +133,7 @@ def test_nothing_is_asked_of_anybody_else(page):
     hosts = page.value("performance.getEntries().filter(e => e.name.startsWith('http')).map(e => new URL(e.name).hostname)")
     assert hosts
     assert set(hosts) == {"127.0.0.1"}
+
+
+def test_nothing_breaks_the_policy(page):
+    assert page.value("(() => { try { document.body.innerHTML = '<p>' } catch (error) { return error.name } })()") == "TypeError"

@@ -1,6 +1,7 @@
 """Real TorchServe: numbers, doors, tokens, and that nothing is left behind however it ends."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from fedmentor.cli import run
@@ -28,11 +30,13 @@ from teacher_service.convert import convert_bundled
 from teacher_service.keeper import renew_token
 from teacher_service.local import local_teacher
 from teacher_service.server import ServerConfig, serving, start, stop
+from teacher_service.settings import CONSOLE_LOG, KEEPER_LOG, LOG_FOLDER
 
 pytestmark = pytest.mark.e2e
 
 PIXELS = np.clip(np.random.default_rng(1).normal(120, 30, (180, 140)), 0, 255).astype(np.uint8)
 PROMPT = Prompt((Box(20, 20, 120, 160), Box(10, 10, 70, 90)))
+ROLLED = ("access_log", "model_log", "model_metrics", "ts_log", "ts_metrics")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,20 @@ def test_a_killed_server_comes_back_and_the_client_waits_for_it(server, client):
     assert not psutil.pid_exists(worker.pid) or worker.status() == psutil.STATUS_ZOMBIE
 
 
+def test_requests_make_logs_longer_that_have_an_end_and_no_other(server, client):
+    logs = server.endpoint.key_file.parent / LOG_FOLDER
+    client.soften(PIXELS, PROMPT)
+    console, serving_log = (logs / CONSOLE_LOG).read_bytes(), logs / "ts_log.log"
+    before = serving_log.stat().st_size
+    for _ in range(20):
+        client.soften(PIXELS, PROMPT)
+    time.sleep(0.5)
+    assert (logs / CONSOLE_LOG).read_bytes() == console
+    assert b"POST" not in console
+    assert serving_log.stat().st_size > before
+    assert {path.name for path in logs.iterdir()} <= {CONSOLE_LOG, KEEPER_LOG, *(f"{name}.log" for name in ROLLED)}
+
+
 def test_the_keepers_probe_tells_a_server_that_answers_from_one_that_does_not(server, tmp_path):
     probe = [sys.executable, "-m", "teacher_service.probe"]
     assert subprocess.run([*probe, str(server.endpoint.key_file.parent)], check=False, timeout=120).returncode == 0
@@ -235,6 +253,20 @@ def test_stop_finishes_what_was_taken_and_tells_the_rest_to_come_again(tmp_path)
     assert set(refused) == {"the teacher is being stopped"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use this machine's GPU")
+def test_a_gpu_that_torch_cannot_use_is_left_alone(tmp_path, monkeypatch):
+    """TorchServe asks the driver's own tool, and gives the worker a GPU; the worker's torch is a build for processors."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nprintf 'index\\n0\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    with serving(ServerConfig(tmp_path / "run")) as running, TorchServeTeacher(running.endpoint) as client:
+        served = client.soften(PIXELS, PROMPT)
+    assert served.logits.tobytes() == local_teacher().soften(PIXELS, PROMPT).logits.tobytes()
+    assert "Number of GPUs: 1" in (tmp_path / "run" / LOG_FOLDER / "ts_log.log").read_text()
+
+
 def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):
     convert_bundled(tmp_path / WEIGHTS_FILE)
     archive = build_archive(tmp_path / WEIGHTS_FILE, tmp_path / "teacher.mar")
@@ -247,6 +279,22 @@ def test_weights_that_were_changed_after_packing_are_not_served(tmp_path):
     with pytest.raises(DigestMismatch, match="not those that were packed"):
         start(ServerConfig(tmp_path / "run", archive=archive))
     assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
+def test_an_archive_that_is_changed_in_place_while_it_is_served_never_runs(tmp_path):
+    convert_bundled(tmp_path / WEIGHTS_FILE)
+    archive = build_archive(tmp_path / WEIGHTS_FILE, tmp_path / "teacher.mar")
+    with serving(ServerConfig(tmp_path / "run", archive=archive)) as running, TorchServeTeacher(running.endpoint) as client:
+        archive.write_bytes(b"changed")
+        family(running)[1].kill()
+        assert client.describe() == running.card  # the copy is what it was
+        packed = tmp_path / "run" / "store" / "teacher.mar"
+        packed.chmod(0o600)
+        with packed.open("r+b") as file:
+            file.write(b"changed")
+        family(running)[1].kill()
+        with pytest.raises(DigestMismatch, match="was changed after it was checked"):
+            running.wait(60)
 
 
 SERVE = "import sys; from fedmentor.cli import main; sys.argv = ['fedmentor', 'teacher', 'serve', '--run-dir', sys.argv[1]]; main()"
@@ -292,6 +340,6 @@ def test_stop_from_elsewhere_leaves_no_process_no_port_and_no_token(tmp_path):
     for port in ports:
         with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
             probe.connect(("127.0.0.1", port))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.properties", "lock", "logs", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.properties", "lock", "log4j2.xml", "logs", "store"]
     with TorchServeTeacher(endpoint, Patience(absent_s=0.0)) as client, pytest.raises(TeacherUnreachable):
         client.describe()

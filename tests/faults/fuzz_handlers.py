@@ -94,7 +94,7 @@ async def _parts(parts: Sequence[Message]) -> Any:
 
 
 def handler_targets(folder: Path, said: dict[StepName, Any]) -> dict[str, Target]:
-    """Every RPC but Follow, whose request says nothing; those of secure runs in a secure run."""
+    """Every RPC but Follow and TellTime, whose requests say nothing; those of secure runs in a secure run."""
     plain, secure = Handlers(folder / "plain", secure=False), Handlers(folder / "secure", secure=True)
     federation = ToyFederation(folder / "seeds", sites=NAMES)
     federation.connect()

@@ -24,7 +24,7 @@ from typing import Any
 
 import simulated_site
 from simulated_federation import GRACE_SECONDS, Federation
-from simulated_site import AUDIT_KEYS, COORDINATOR_KEY, Site
+from simulated_site import COORDINATOR_KEY, Site
 
 from coordinator.app import JOURNAL_FILE, SPOOL_FOLDER, EngineParts, build_engine
 from coordinator.audit.notary import Notary
@@ -200,7 +200,7 @@ def live_as_coordinator(line: Connection, federation: Federation, life: Life) ->
     clock.advance(life.now_s)
     journal = MortalJournal(SqliteJournal(federation.state / JOURNAL_FILE, clock), places)
     limits = PhaseLimits(gather_s=1e9, straggler_grace_s=GRACE_SECONDS, linger_s=1e9)
-    notary = Notary(COORDINATOR_KEY, lambda: AUDIT_KEYS)
+    notary = Notary(COORDINATOR_KEY, lambda: federation.keys)
     parts = EngineParts(federation.state, journal, clock, limits, lambda _event: None, notary)
     engine = build_engine(federation.manifest, federation._model, parts)
     streams: dict[tuple[int, int], Any] = {}
@@ -291,7 +291,7 @@ class Around:
     audited = True
 
     def __init__(self, federation: Federation, line: Connection) -> None:
-        self.manifest = federation.manifest
+        self.manifest, self.keys = federation.manifest, federation.keys
         self.streams: dict[Any, Any] = {}
         self._service = RoutedService(line)
 

@@ -1,4 +1,4 @@
-"""kill -9 of the coordinator and of a site at every step that they persist, plain and secure; kill_driver.py has the checks.
+"""kill -9 of the coordinator and of sites at every step that they persist: plain, secure, and secure in groups; see kill_driver.py.
 
 In the normal gate every place is come to with several kills a run. FEDMENTOR_KILL_RUNS is a number of runs with random kills, and
 asks for a run of its own for every place besides. The counts are printed with -s.
@@ -20,6 +20,7 @@ import pytest
 RUNS = int(os.environ.get("FEDMENTOR_KILL_RUNS", "0"))
 DRIVER = Path(__file__).with_name("kill_driver.py")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it are made by tempfile
+MODES = ("plain", "secure", "grouped")
 SEED = 20241115
 
 
@@ -39,28 +40,30 @@ def campaign(folder: Path, mode: str, size: str, *bug: str) -> dict[str, Any]:
 
 def told(found: dict[str, Any]) -> str:
     """One line."""
-    counts = ", ".join(f"{found[name]} {name}" for name in ("kills", "runs", "places"))
+    counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in ("kills", "runs", "places", "lost_groups"))
     return f"kill -9, {found['mode']}: {counts}, {len(found['failures'])} failures"
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("mode", ["plain", "secure"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_kill_at_any_step_loses_and_doubles_nothing(folder: Path, mode: str):
     found = campaign(folder, mode, "each" if RUNS else "chained")
     print(told(found))  # noqa: T201 - the campaign's result
     assert found["failures"] == []
     assert found["missed"] == []
     assert found["kills"] >= found["places"] > 60
+    assert (found["lost_groups"] > 0) == (mode == "grouped")
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(not RUNS, reason="the long campaign sets FEDMENTOR_KILL_RUNS")
-@pytest.mark.parametrize("mode", ["plain", "secure"])
+@pytest.mark.parametrize("mode", MODES)
 def test_nor_do_kills_at_random_of_several_processes_and_of_what_recovers(folder: Path, mode: str):
     found = campaign(folder, mode, str(RUNS))
     print(told(found))  # noqa: T201 - the campaign's result
     assert found["failures"] == []
     assert found["kills"] > RUNS
+    assert (found["lost_groups"] > 0) == (mode == "grouped")
 
 
 @pytest.mark.parametrize(

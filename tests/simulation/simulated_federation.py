@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated_site import AUDIT_KEYS, COORDINATOR_KEY, SIGNING_KEYS, SITES, Site, X
+from simulated_site import COORDINATOR_KEY, CROWD, SITES, Site, X, audit_keys
 
 from coordinator.app import JOURNAL_FILE, MODELS_FOLDER, Engine, EngineParts, build_engine
 from coordinator.audit.notary import Notary
@@ -46,8 +46,6 @@ from fedmentor.testing.clock import ManualClock
 
 QUORUM, ROUNDS, ATTEMPTS = 3, 2, 2
 COLLECT_SECONDS, GRACE_SECONDS = 60.0, 10.0
-START = {"vector": np.zeros(len(SITES), np.float32)}
-
 STEP_SECONDS = 60.0
 """Of the short steps of secure aggregation."""
 
@@ -56,32 +54,41 @@ HEALING_TURNS = 300
 
 
 class Federation:
-    """One coordinator and its sites in one folder; ``audited``: it signs its audit trail, and they are witnesses."""
+    """One coordinator and its sites in one folder.
 
-    def __init__(self, folder: Path, *, secure: bool = False, audited: bool = False) -> None:
+    Args:
+        secure: sites mask their updates.
+        audited: the coordinator signs its audit trail, and sites are witnesses.
+        groups: of a secure run; with more than one the sites are the crowd.
+    """
+
+    def __init__(self, folder: Path, *, secure: bool = False, audited: bool = False, groups: int = 1) -> None:
         self.audited = audited
+        roster = SITES if groups == 1 else CROWD
+        self.keys = audit_keys(roster)
         self._model, self.state = folder / "model", folder / "state"
-        save_model(self._model, START, ModelRecord(architecture="fingerprint-v1", digest=digest_of(START)))
+        start = {"vector": np.zeros(len(roster), np.float32)}
+        save_model(self._model, start, ModelRecord(architecture="fingerprint-v1", digest=digest_of(start)))
         self.state.mkdir()
         self.manifest = RunManifest(
             run=RunId("run"),
-            roster=SITES,
+            roster=roster,
             rounds=ROUNDS,
             quorum=QUORUM,
             architecture="fingerprint-v1",
-            tensors=(("vector", (len(SITES),)),),
-            initial_model=digest_of(START),
+            tensors=(("vector", (len(roster),)),),
+            initial_model=digest_of(start),
             collect_seconds=COLLECT_SECONDS,
             evaluate_seconds=COLLECT_SECONDS,
             max_attempts=ATTEMPTS,
-            secure=plan_secure(SIGNING_KEYS, quorum=QUORUM, step_seconds=STEP_SECONDS) if secure else None,
+            secure=plan_secure(self.keys.sites, quorum=QUORUM, groups=groups, step_seconds=STEP_SECONDS) if secure else None,
         )
         self.entropy = os.urandom
         self.clock = ManualClock()
         self.streams: dict[SiteId, Any] = {}
         self.engine: Engine | None = None
         self.over = False
-        self.sites = {name: Site(name, folder / name, self) for name in SITES}
+        self.sites = {name: Site(name, folder / name, self) for name in roster}
 
     def service(self) -> Any:
         """What links speak to."""
@@ -94,7 +101,7 @@ class Federation:
         if self.engine is None:
             journal = SqliteJournal(self.state / JOURNAL_FILE, self.clock)
             limits = PhaseLimits(gather_s=1e9, straggler_grace_s=GRACE_SECONDS, linger_s=1e9)
-            notary = Notary(COORDINATOR_KEY, lambda: AUDIT_KEYS) if self.audited else None
+            notary = Notary(COORDINATOR_KEY, lambda: self.keys) if self.audited else None
             parts = EngineParts(self.state, journal, self.clock, limits, _ignore, notary, self.entropy)
             self.engine = build_engine(self.manifest, self._model, parts)
         wait_s: float | None = 0.0
@@ -142,6 +149,12 @@ class Federation:
             (RoundRef(self.manifest.run, one.round, one.attempt), self._vector(one.model) - self._vector(one.base_model))
             for one in rounds
         ]
+
+    def counted(self, ref: RoundRef) -> set[SiteId]:
+        """Sites whose update is in the model of a published round, as the journal says."""
+        assert self.engine is not None
+        (found,) = self.engine.journal.run_tx("read", lambda tx: [one for one in tx.rounds() if one.round == ref.round])
+        return set(found.sites)
 
     def accepted(self, ref: RoundRef) -> set[SiteId]:
         """Sites whose update the coordinator has on disk for an attempt."""
@@ -199,7 +212,7 @@ def check_audit(federation: Federation) -> Review:
     federation.engine.journal.close()
     federation.engine = None
     trail = read_trail(federation.state)
-    found = review(trail, AUDIT_KEYS, [])
+    found = review(trail, federation.keys, [])
     assert found.fault is None, f"F9: {found.fault}"
     for site in federation.sites.values():
         assert not list(site.folder.glob("audit-evidence-*")), f"F9: {site.name}"

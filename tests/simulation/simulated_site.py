@@ -1,11 +1,13 @@
 """A site of the simulated federation: its disk, clock and line, which outlive its process, and a student that leaves fingerprints.
 
-Site s adds X at coordinate s and nothing elsewhere, so a published model shows who was counted, and how often.
+Site s adds X at coordinate s and nothing elsewhere, so a published model shows who was counted, and how often. In a run with groups
+their median would drop that; there every site adds something of its own at every coordinate.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +27,9 @@ from fed_node.witness import Witness, WitnessIdentity, WitnessPorts
 from fed_node.witness_store import SqliteWitnessStore
 from fedmentor.audit.checkpoint import AuditKeys
 from fedmentor.errors import CoordinatorUnreachable
-from fedmentor.federation import Finished, RoundRef, TrainingPlan
+from fedmentor.federation import Finished, RoundRef, RunManifest, TrainingPlan
 from fedmentor.ids import Digest, SiteId
-from fedmentor.tensors import FloatVector, Spec, TensorSpec
+from fedmentor.tensors import FloatVector, Spec
 from fedmentor.testing.clock import ManualClock
 from fedmentor.testing.link import DirectLink, LinkFaults
 from fedmentor.testing.secagg import seeded_entropy
@@ -36,7 +38,13 @@ if TYPE_CHECKING:
     from simulated_federation import Federation
 
 SITES = tuple(SiteId(name) for name in ("east", "north", "south", "west"))
+CROWD = tuple(SiteId(f"site{number:02d}") for number in range(16))
+"""Sites of a run with groups: four of four, one more than make a model, so that one can be lost."""
+
 X = np.float32(0.5)
+OWN = np.random.default_rng(0).uniform(-X, X, (len(CROWD), len(CROWD))).astype(np.float32)
+"""What each site of the crowd adds to a model."""
+
 CHUNK_BYTES = 8
 """Three chunks an update, so that a cut has somewhere to fall."""
 
@@ -47,9 +55,15 @@ def signing_key(site: SiteId) -> Ed25519PrivateKey:
 
 
 COORDINATOR_KEY = signing_key(SiteId("coordinator"))
-SIGNING_KEYS = {site: signing_key(site).public_key().public_bytes_raw() for site in SITES}
 
-AUDIT_KEYS = AuditKeys("federation", COORDINATOR_KEY.public_key().public_bytes_raw(), SIGNING_KEYS)
+
+def audit_keys(sites: Collection[SiteId]) -> AuditKeys:
+    """Who signs what in a federation of these sites."""
+    public = {site: signing_key(site).public_key().public_bytes_raw() for site in sites}
+    return AuditKeys("federation", COORDINATOR_KEY.public_key().public_bytes_raw(), public)
+
+
+AUDIT_KEYS = audit_keys(SITES)
 
 
 class Killed(BaseException):
@@ -79,27 +93,43 @@ class Faults(LinkFaults):
             raise CoordinatorUnreachable(f"the {way} of {call} was lost")
 
 
+def fingerprint(manifest: RunManifest, site: SiteId) -> FloatVector:
+    """What a site adds to the model, float32 [sites]; see the module."""
+    rows = OWN if len(manifest.groups) > 1 else X * np.eye(len(manifest.roster), dtype=np.float32)
+    return rows[manifest.roster.index(site)]
+
+
+def parts_of(manifest: RunManifest) -> list[tuple[SiteId, ...]]:
+    """Who is summed together: the groups of a secure run, or everybody."""
+    return [group.sites for group in manifest.groups] or [manifest.roster]
+
+
+def added_by(manifest: RunManifest, counted: Collection[SiteId]) -> FloatVector:
+    """What these sites add together, each once: their mean, and with groups the median of the groups' means, float32 [sites]."""
+    present = [[fingerprint(manifest, site) for site in part if site in counted] for part in parts_of(manifest)]
+    return np.median([np.mean(deltas, axis=0) for deltas in present if deltas], axis=0)
+
+
 class FingerprintTrainer:
-    """Adds X at the site's own coordinate."""
+    """Adds the site's fingerprint."""
 
     architecture = "fingerprint-v1"
-    spec: Spec = (TensorSpec("vector", (len(SITES),)),)
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self, manifest: RunManifest, site: SiteId) -> None:
+        self.spec: Spec = manifest.spec
+        self._index = manifest.roster.index(site)
+        self._delta = fingerprint(manifest, site)
 
     def evaluate(self, vector: FloatVector) -> LocalScores:
         """See LocalTrainer."""
-        return LocalScores(1, 1, float(np.clip(vector[self._index], 0, 1)), 0.5, float("nan"))
+        return LocalScores(1, 1, float(np.clip(vector[self._index], 0, 1)), 0.5, float("nan"), 1)
 
     def train(self, vector: FloatVector, plan: TrainingPlan, seed: int, should_stop: ShouldStop) -> TrainedUpdate | None:
         """See LocalTrainer."""
-        del plan, seed
+        del vector, plan, seed
         if should_stop():
             return None
-        delta = np.zeros_like(vector)
-        delta[self._index] = X
-        return TrainedUpdate(delta, 1000, 0.0)
+        return TrainedUpdate(self._delta.copy(), 1000, 0.0)
 
 
 @dataclass
@@ -153,7 +183,7 @@ class Site:
         ports = SessionPorts(
             link=link,
             open_mailbox=self._open_mailbox,
-            trainer=FingerprintTrainer(SITES.index(self.name)),
+            trainer=FingerprintTrainer(self.federation.manifest, self.name),
             outbox=outbox,
             clock=self.clock,
             pause=self.clock.advance,
@@ -171,7 +201,7 @@ class Site:
             return None
         self.lives += 1
         entropy = seeded_entropy(self.name.encode(), str(self.lives).encode())
-        return SecurePorts(signing_key(self.name), lambda: SIGNING_KEYS, FileMarks(self.folder), entropy)
+        return SecurePorts(signing_key(self.name), lambda: self.federation.keys.sites, FileMarks(self.folder), entropy)
 
     def _witness(self, link: DirectLink, outbox: SqliteOutbox, secure: SecurePorts | None) -> Witness:
         self.memory = SqliteWitnessStore(self.folder)
@@ -180,7 +210,7 @@ class Site:
             entry = outbox.find(ref)
             return digest in (entry and entry.header.sha256, secure and secure.marks.uploaded(ref))
 
-        identity = WitnessIdentity(self.name, signing_key(self.name), lambda: AUDIT_KEYS)
+        identity = WitnessIdentity(self.name, signing_key(self.name), lambda: self.federation.keys)
         return Witness(identity, WitnessPorts(link, self.memory, sent, self.folder, self.events.append))
 
     def _open_mailbox(self, stream: Any) -> PolledMailbox:

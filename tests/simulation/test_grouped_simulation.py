@@ -49,7 +49,7 @@ class ConstantTrainer:
     def evaluate(self, vector: FloatVector) -> LocalScores:
         """See LocalTrainer."""
         del vector
-        return LocalScores(1, 1, 0.5, 0.5, float("nan"))
+        return LocalScores(1, 1, 0.5, 0.5, float("nan"), 1)
 
     def train(self, vector: FloatVector, plan: TrainingPlan, seed: int, should_stop: ShouldStop) -> TrainedUpdate | None:
         """See LocalTrainer."""

@@ -589,6 +589,7 @@ class Scores(_message.Message):
     DICE_FIELD_NUMBER: _builtins.int
     IOU_FIELD_NUMBER: _builtins.int
     HD95_FIELD_NUMBER: _builtins.int
+    HD95_UNDEFINED_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     patients: _builtins.int
     """Held-out patients and images behind the means."""
@@ -597,6 +598,8 @@ class Scores(_message.Message):
     iou: _builtins.float
     hd95: _builtins.float
     """95th percentile Hausdorff distance in pixels at 256 x 256; NaN where no image has both masks non-empty."""
+    hd95_undefined: _builtins.int
+    """Images that hd95 leaves out, because mask or prediction is empty; absent in messages of older nodes."""
     @_builtins.property
     def round(self) -> Global___RoundRef: ...
     def __init__(
@@ -609,12 +612,15 @@ class Scores(_message.Message):
         dice: _builtins.float = ...,
         iou: _builtins.float = ...,
         hd95: _builtins.float = ...,
+        hd95_undefined: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hd95_undefined", b"_hd95_undefined", "hd95_undefined", b"hd95_undefined", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dice", b"dice", "hd95", b"hd95", "images", b"images", "iou", b"iou", "model_digest", b"model_digest", "patients", b"patients", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hd95_undefined", b"_hd95_undefined", "dice", b"dice", "hd95", b"hd95", "hd95_undefined", b"hd95_undefined", "images", b"images", "iou", b"iou", "model_digest", b"model_digest", "patients", b"patients", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hd95_undefined: _TypeAlias = _typing.Literal["hd95_undefined"]  # noqa: Y015
+    _WhichOneofArgType__hd95_undefined: _TypeAlias = _typing.Literal["_hd95_undefined", b"_hd95_undefined"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hd95_undefined) -> _WhichOneofReturnType__hd95_undefined | None: ...
 
 Global___Scores: _TypeAlias = Scores  # noqa: Y015
 
@@ -632,6 +638,41 @@ class ScoresAck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoresAck: _TypeAlias = ScoresAck  # noqa: Y015
+
+@_typing.final
+class TimeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeRequest: _TypeAlias = TimeRequest  # noqa: Y015
+
+@_typing.final
+class TimeReading(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIX_MS_FIELD_NUMBER: _builtins.int
+    unix_ms: _builtins.int
+    """Milliseconds since 1970-01-01 00:00 UTC."""
+    def __init__(
+        self,
+        *,
+        unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unix_ms", b"unix_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeReading: _TypeAlias = TimeReading  # noqa: Y015
 
 @_typing.final
 class FetchAuditRequest(_message.Message):

@@ -81,6 +81,11 @@ class FederationStub:
                 request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.SerializeToString,
                 response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.FromString,
                 _registered_method=True)
+        self.TellTime = channel.unary_unary(
+                '/fedmentor.wire.v1.Federation/TellTime',
+                request_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeRequest.SerializeToString,
+                response_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeReading.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -152,6 +157,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TellTime(self, request, context):
+        """What the coordinator's clock says. Nothing here depends on it; a site can tell by it that its own clock is wrong.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +211,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Countersign,
                     request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.FromString,
                     response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.SerializeToString,
+            ),
+            'TellTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellTime,
+                    request_deserializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeRequest.FromString,
+                    response_serializer=fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeReading.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -446,6 +463,33 @@ class Federation:
             '/fedmentor.wire.v1.Federation/Countersign',
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.Countersignature.SerializeToString,
             fedmentor_dot_wire_dot_v1_dot_federation__pb2.CountersignAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmentor.wire.v1.Federation/TellTime',
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeRequest.SerializeToString,
+            fedmentor_dot_wire_dot_v1_dot_federation__pb2.TimeReading.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class FederationStub:
     """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet."""
     Countersign: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Countersignature, _federation_pb2.CountersignAck]
     """A site's signature under a checkpoint whose every record it has verified."""
+    TellTime: _grpc.UnaryUnaryMultiCallable[_federation_pb2.TimeRequest, _federation_pb2.TimeReading]
+    """What the coordinator's clock says. Nothing here depends on it; a site can tell by it that its own clock is wrong."""
 
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
@@ -83,6 +85,8 @@ class FederationAsyncStub(FederationStub):
     """The newest checkpoint of the audit chain, and then the records from a number on up to it. Empty where none is signed yet."""
     Countersign: _aio.UnaryUnaryMultiCallable[_federation_pb2.Countersignature, _federation_pb2.CountersignAck]  # type: ignore[assignment]
     """A site's signature under a checkpoint whose every record it has verified."""
+    TellTime: _aio.UnaryUnaryMultiCallable[_federation_pb2.TimeRequest, _federation_pb2.TimeReading]  # type: ignore[assignment]
+    """What the coordinator's clock says. Nothing here depends on it; a site can tell by it that its own clock is wrong."""
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """What a site node and a coordinator say to each other. The node dials out; the coordinator never connects to a node.
@@ -162,5 +166,13 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.CountersignAck, _abc.Awaitable[_federation_pb2.CountersignAck]]:
         """A site's signature under a checkpoint whose every record it has verified."""
+
+    @_abc_1.abstractmethod
+    def TellTime(
+        self,
+        request: _federation_pb2.TimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.TimeReading, _abc.Awaitable[_federation_pb2.TimeReading]]:
+        """What the coordinator's clock says. Nothing here depends on it; a site can tell by it that its own clock is wrong."""
 
 def add_FederationServicer_to_server(servicer: FederationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

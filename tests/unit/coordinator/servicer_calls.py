@@ -98,6 +98,7 @@ CALLS = {
     ),
     "SitOut": lambda stub: stub.SitOut(codec.sit_out_to_wire(HEADER.round, "restarted"), timeout=TIMEOUT_S),
     "FetchAudit": lambda stub: list(stub.FetchAudit(pb.FetchAuditRequest(from_record=0), timeout=TIMEOUT_S)),
+    "TellTime": lambda stub: stub.TellTime(pb.TimeRequest(), timeout=TIMEOUT_S),
     "Countersign": lambda stub: stub.Countersign(codec.countersignature_to_wire(CHECKPOINT, bytes(64)), timeout=TIMEOUT_S),
 }
 """Every RPC by its name, called with something that is in form."""

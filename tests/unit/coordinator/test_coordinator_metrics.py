@@ -1,9 +1,19 @@
 """Metrics and log: what events and reports become."""
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from math import isnan
 
-from coordinator.events import CallFailed, PhaseEntered, ScoresReported, SiteConnected, SiteLeft, UpdateAccepted, UpdateRefused
+from coordinator.events import (
+    CallFailed,
+    PhaseEntered,
+    ScoresReported,
+    SiteCertificateShown,
+    SiteConnected,
+    SiteLeft,
+    UpdateAccepted,
+    UpdateRefused,
+)
 from coordinator.log import event_log
 from coordinator.metrics import Metrics
 from coordinator.state import PhaseName, RunState
@@ -24,6 +34,8 @@ EVENTS = [
     UpdateRefused(A, REF, "UpdateRejected", "too long"),
     ScoresReported(B, REF, 0.75),
     CallFailed("Follow", None, "Traceback ..."),
+    SiteCertificateShown(A, datetime(2026, 1, 8, tzinfo=timezone.utc)),
+    SiteCertificateShown(A, datetime(2026, 1, 9, tzinfo=timezone.utc)),
 ]
 
 
@@ -41,6 +53,8 @@ def test_events_are_counted():
     assert value("fedmentor_site_dice", {"site": "b"}) == 0.75
     assert value("fedmentor_site_connected", {"site": "a"}) == 0
     assert value("fedmentor_site_connected", {"site": "b"}) == 1
+    assert value("fedmentor_site_certificate_expiry_seconds", {"site": "a"}) == 1767916800
+    assert value("fedmentor_site_certificate_expiry_seconds", {"site": "b"}) is None
 
 
 def test_reports_are_shown(tmp_path):
@@ -93,6 +107,7 @@ def test_the_log_has_a_line_an_event(tmp_path):
     assert "level=warning event=update_refused site=a" in lines[6]
     assert 'reason="too long"' in lines[6]
     assert "level=warning event=call_failed call=Follow" in lines[8]
+    assert 'event=site_certificate_shown site=a expires="2026-01-08 00:00:00+00:00"' in lines[9]
 
 
 def test_the_log_goes_to_standard_error_by_default(capsys):

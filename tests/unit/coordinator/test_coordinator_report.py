@@ -21,8 +21,8 @@ from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
 DIGEST, NEXT = Digest("1" * 64), Digest("2" * 64)
 
 
-def _scores(site, dice, patients, hd95=None, round_=0):
-    return SiteScores(SiteId(site), Round(round_), DIGEST, patients, patients * 2, dice, dice / 2, hd95)
+def _scores(site, dice, patients, hd95=None, round_=0, undefined=None):
+    return SiteScores(SiteId(site), Round(round_), DIGEST, patients, patients * 2, dice, dice / 2, hd95, undefined)
 
 
 def _update(site, weight):
@@ -43,6 +43,15 @@ def test_means_are_weighted_by_patients_and_the_worst_site_is_named():
     assert report.weights == {"a": 0.75, "b": 0.25}
     assert (report.bytes_up, report.bytes_down) == ({"a": 10}, {"a": 20})
     assert (report.published, report.seconds) == (NEXT, 2.5)
+
+
+def test_images_without_a_distance_are_counted_where_every_site_says_how_many():
+    a, b, silent = _scores("a", 0.8, 3, 4.0, undefined=2), _scores("b", 0.0, 1, undefined=2), _scores("c", 0.9, 1, 5.0)
+    report = round_report(Round(0), DIGEST, [a, b], [])
+    assert (report.hd95, report.hd95_undefined) == (4.0, 4)
+    assert [(report.sites[site].hd95, report.sites[site].hd95_undefined) for site in ("a", "b")] == [(4.0, 2), (None, 2)]
+    assert round_report(Round(0), DIGEST, [a, silent], []).hd95_undefined is None
+    assert round_report(Round(0), DIGEST, [], []).hd95_undefined is None
 
 
 def test_no_site_swamps_the_means_by_the_patients_that_it_claims():

@@ -59,6 +59,12 @@ def test_a_broken_upload_goes_on_where_it_broke(federation, stub, open_round):
     assert isinstance(receipt, Receipt)
 
 
+def test_the_coordinators_time_is_that_of_its_clock(federation, stub):
+    federation.clock.advance(60.0)
+    reading = stub.TellTime(pb.TimeRequest(), timeout=TIMEOUT_S)
+    assert codec.time_from_wire(reading) == federation.clock.now()
+
+
 def test_scores_arrive(federation, stub, open_round):
     assert open_round
     message = pb.Scores(
@@ -69,9 +75,11 @@ def test_scores_arrive(federation, stub, open_round):
         dice=0.5,
         iou=0.4,
         hd95=float("nan"),
+        hd95_undefined=2,
     )
     stub.ReportScores(message, timeout=TIMEOUT_S)
-    assert federation.engine.report().rounds[0].sites["a"].hd95 is None
+    scores = federation.engine.report().rounds[0].sites["a"]
+    assert (scores.hd95, scores.hd95_undefined) == (None, 2)
 
 
 def test_a_second_stream_ends_the_first_for_good(federation, stub):

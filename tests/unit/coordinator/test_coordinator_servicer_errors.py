@@ -6,7 +6,7 @@ import grpc
 import pytest
 from servicer_calls import CALLS, DIGEST, HEADER, SITES, TIMEOUT_S, client_of, now, served_by, update_parts
 
-from coordinator.events import CallFailed
+from coordinator.events import CallFailed, SiteCertificateShown
 from coordinator.servicer import CallLimits, Servicer
 from fedmentor.errors import BrokenStore, PortInUse, RoundClosed, UpdateRejected
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
@@ -92,7 +92,8 @@ def test_private_text_stays_in_the_log(call, error, code, certificates, authorit
     assert caught.value.code() is code
     assert "private" not in caught.value.details()
     assert (caught.value.details() == INTERNAL_SENTENCE) == (code is grpc.StatusCode.INTERNAL)
-    (event,) = events
+    shown, event = events
+    assert isinstance(shown, SiteCertificateShown)
     assert isinstance(event, CallFailed)
     assert "private: /srv" in event.private
     assert event.site == "a"

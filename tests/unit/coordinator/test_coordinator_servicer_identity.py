@@ -1,7 +1,7 @@
 """Who may call the gRPC face, over real mutual TLS; and the coordinator's own certificate, which is renewed without a restart."""
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import grpc
 import pytest
@@ -10,11 +10,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from servicer_calls import CALLS, NAME, SITES, TIMEOUT_S, client_of, now, served_by, status_of
 
 from coordinator.certificate import LiveCertificate
-from coordinator.events import CertificateRefused, CertificateRenewed
+from coordinator.events import CertificateRefused, CertificateRenewed, SiteCertificateShown
 from coordinator.servicer import CallLimits, Servicer
 from fedmentor.clock import SystemClock
 from fedmentor.identity.authority import LEAF_LIFETIME, Authority, throwaway
 from fedmentor.identity.credentials import coordinator_credentials, site_credentials
+from fedmentor.identity.keys import key_pem, new_tls_key
 from fedmentor.ids import SiteId
 from fedmentor.wire.channel import CLIENT_OPTIONS, Credentials
 from fedmentor.wire.v1 import federation_pb2 as pb
@@ -104,6 +105,26 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(federation, tmp_pat
         assert follow(bound) == "manifest"
     kinds = [type(event) for event in federation.events]
     assert kinds.count(CertificateRefused) == kinds.count(CertificateRenewed) == 1
+
+
+def test_the_end_of_a_sites_certificate_is_told_once_for_each_that_it_shows(federation, authority, address):
+    def ask(site, lifetime):
+        key = new_tls_key()
+        pem = authority.certify_site(key.public_key(), site, now(), lifetime)
+        status_of(CALLS["OfferUpdate"], address, Credentials(authority.pem, pem, key_pem(key)))
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+    day, week = ask(SITES[0], timedelta(days=1)), ask(SITES[0], timedelta(days=7))
+    ask(SiteId("stranger"), timedelta(days=7))
+    told = [event for event in federation.events if isinstance(event, SiteCertificateShown)]
+    assert told == [SiteCertificateShown(SITES[0], day), SiteCertificateShown(SITES[0], week)]
+
+
+def test_a_site_that_calls_again_with_its_certificate_says_nothing_new(federation, stub):
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError):
+            CALLS["OfferUpdate"](stub)
+    assert [type(event) for event in federation.events].count(SiteCertificateShown) == 1
 
 
 def test_a_certificate_of_another_federation_is_not_taken_up(federation, tmp_path):

@@ -14,7 +14,7 @@ from fedmentor.federation import Outcome, RoundRef
 from fedmentor.ids import Attempt, Digest, Round, RunId
 
 JOINED = Joined(RunId("run"), Digest("a" * 64), rounds=2, sites=4)
-SCORES = LocalScores(3, 4, 0.8, 0.7, 12.5)
+SCORES = LocalScores(3, 4, 0.8, 0.7, 12.5, 0)
 
 
 def ref(number: int, attempt: int = 1) -> RoundRef:

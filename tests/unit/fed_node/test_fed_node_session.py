@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from scripted_session import AWAY, DONE, MANIFEST, NEXT, SITE, START, TARGET, Bench, digest_of, ref, train, words_of
 
-from fed_node.events import Delivered, LinkLost, Skipped, Waiting
+from fed_node.events import ClockDiffers, Delivered, LinkLost, Skipped, Waiting
 from fed_node.outbox import UpdateStage
 from fed_node.trainer import local_seed
 from fedmentor.errors import CoordinatorUnreachable, RoundClosed, UpdateConflict, UpdateRejected
@@ -139,8 +140,16 @@ def test_a_conflict_means_a_second_node_and_ends_this_one():
         bench.run()
 
 
+@pytest.mark.parametrize(("off", "told"), [(299, []), (-299, []), (3600, [3600.0]), (-3600, [-3600.0])])
+def test_a_clock_that_is_wrong_is_told_once_and_keeps_nobody_from_taking_part(off, told):
+    bench = Bench([[Manifest(MANIFEST), AWAY], [Manifest(MANIFEST), train(), DONE]])
+    bench.link.time = bench.clock.now() - timedelta(seconds=off)
+    assert bench.run() == DONE
+    assert [event.ahead_s for event in bench.of(ClockDiffers)] == told
+
+
 def test_a_model_is_scored_once_however_often_its_round_is_tried():
     bench = Bench([[Manifest(MANIFEST), train(deadline_s=-1), train(attempt=2), DONE]])
     bench.run()
     assert bench.trainer.evaluations == 1
-    assert [scores.round for scores in bench.link.scores] == [ref(attempt=1), ref(attempt=2)]
+    assert [(scores.round, scores.hd95_undefined) for scores in bench.link.scores] == [(ref(attempt=1), 1), (ref(attempt=2), 1)]

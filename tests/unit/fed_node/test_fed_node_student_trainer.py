@@ -76,6 +76,7 @@ def test_scores_are_of_the_held_out_patients(trainer: StudentTrainer, start: np.
     scores = trainer.evaluate(start)
     assert (scores.patients, scores.images) == (1, 1)
     assert 0 <= scores.iou <= scores.dice <= 1
+    assert scores.hd95_undefined == int(np.isnan(scores.hd95))
     assert trainer.evaluate(start) == scores
 
 

@@ -13,8 +13,8 @@ DIGESTS = ["a" * 64, "b" * 64]
 
 
 def entry(number: int, dice: float | None, **cost: object) -> RoundReport:
-    scores = {} if dice is None else {"site-1": SiteReport(patients=2, images=3, dice=dice, iou=0.5, hd95=None)}
-    means = {} if dice is None else {"dice": dice, "iou": 0.5, "worst_site": "site-1", "worst_dice": dice}
+    scores = {} if dice is None else {"site-1": SiteReport(patients=2, images=3, dice=dice, iou=0.5, hd95=None, hd95_undefined=3)}
+    means = {} if dice is None else {"dice": dice, "iou": 0.5, "worst_site": "site-1", "worst_dice": dice, "hd95_undefined": 3}
     return RoundReport(round=number, model=DIGESTS[number], sites=scores, **means, **cost)
 
 
@@ -35,6 +35,11 @@ def report(*rounds: RoundReport) -> RunReport:
         audit_head=None,
         rounds=rounds,
     )
+
+
+def test_images_without_a_distance_stay_counted():
+    (facts,) = run_facts(StudyPlan(), "random", report(entry(0, 0.5))).rounds
+    assert (facts.hd95, facts.hd95_undefined, facts.sites["site-1"].hd95_undefined) == (None, 3, 3)
 
 
 def test_bytes_and_seconds_move_to_the_model_that_they_made():

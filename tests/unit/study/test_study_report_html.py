@@ -55,6 +55,18 @@ def page(tmp_path_factory):
     return render_html(make_report(examples=make_examples(folder)), folder)
 
 
+def test_images_that_a_distance_leaves_out_are_counted_beside_it(page, tmp_path):
+    told = re.compile(r"\d+ images? left out")
+    assert not told.search(page), "nobody said how many"
+    run = make_run("random", (0.5, 0.6, 0.7))
+    counts = (1, 0, 12)
+    rounds = tuple(facts.model_copy(update={"hd95_undefined": count}) for facts, count in zip(run.rounds, counts, strict=True))
+    assert told.findall(render_html(make_report(run.model_copy(update={"rounds": rounds})), tmp_path)) == [
+        "1 image left out",
+        "12 images left out",
+    ]
+
+
 def test_the_page_is_well_formed_and_its_ids_are_unique(page):
     parser = parsed(page)
     assert parser.open == []

@@ -270,3 +270,10 @@ def test_distillation_from_an_empty_store_asks_nobody_and_says_what_to_do(tmp_pa
     assert run(["teacher", "batch", str(tmp_path / "phantoms"), "--local", "--cache", str(tmp_path / "cache")]) == 0
     assert run([*words, "--epochs", "1"]) == 0
     assert (tmp_path / "out" / "model.json").exists()
+
+
+def test_a_link_that_leads_nowhere_is_left_out_and_named(dataset, tmp_path):
+    (dataset / "images" / "5.png").symlink_to(tmp_path / "gone.png")
+    result, _told = passed(AnalyticTeacher(), FolderStore(tmp_path / "cache"), dataset)
+    assert result.asked == COUNT
+    assert dict(result.failures) == {"5.png": "it cannot be opened: No such file or directory"}

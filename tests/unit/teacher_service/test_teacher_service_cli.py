@@ -35,6 +35,9 @@ def picture(tmp_path):
         (["--auto", "whole", "--window", "5,1"], "upside down"),
         (["--auto", "whole", "--window", "5"], "a window is low,high"),
         (["--box", "1,2,3,4", "--url", "http://127.0.0.1:1"], "--url and --key-file go together"),
+        (["--auto", "whole", "--device", "cuda"], "--device is for a teacher in this process"),
+        (["--auto", "whole", "--precision", "float16"], "--precision is for a teacher in this process"),
+        (["--auto", "whole", "--local", "--url", "http://127.0.0.1:1"], "--url is for a teacher elsewhere"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_one_line(capfd, picture, arguments, sentence):
@@ -53,6 +56,13 @@ def test_query_of_what_is_no_picture(capfd, tmp_path):
     (tmp_path / "x.png").write_text("text")
     assert run(["teacher", "query", str(tmp_path / "x.png"), "--auto", "central"]) == EXIT_CONFIG
     assert "not a PNG or JPEG" in capfd.readouterr().err
+
+
+def test_help_says_when_something_is_encrypted(capfd):
+    assert run(["teacher", "serve", "--help"]) == 0
+    words = " ".join(capfd.readouterr().out.split())
+    assert "Without --tls nothing is encrypted: then 0.0.0.0 is only for a container on a private network." in words
+    assert "Encrypt REST and gRPC" in words
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])

@@ -1,6 +1,8 @@
 """Where and how a teacher computes: what is refused, what half precision changes, and what a batch encodes together."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -14,10 +16,10 @@ from fedmentor.teacher.contract import Box, Prompt, image_digest, soft_label_key
 from fedmentor.teacher.images import png_bytes
 from fedmentor.teacher.payload import decode_answer, request_prompt
 from fedmentor.testing.teacher import AnalyticTeacher
-from teacher_service.archive import BATCH_IMAGES, MODEL_CONFIG_FILE, build_archive, check_archive, model_config
+from teacher_service.archive import MODEL_CONFIG_FILE, build_archive, check_archive
 from teacher_service.compute import MAX_IMAGES_AT_ONCE, Compute
 from teacher_service.convert import convert_bundled
-from teacher_service.handler import TeacherHandler
+from teacher_service.handler import TeacherHandler, worker_compute
 from teacher_service.local import LocalTeacher, local_teacher
 from teacher_service.models import lite_medsam
 from teacher_service.preprocess import LONGEST256
@@ -46,6 +48,7 @@ def weights(tmp_path_factory):
         ({"precision": "float8"}, "not a precision"),
         ({"precision": "bfloat16"}, "differ by up to 0.38"),
         ({"precision": "float16"}, "is for a GPU"),
+        ({"precision": "float16", "device": "cpu:0"}, "is for a GPU"),
         ({"images_at_once": 0}, "out of range"),
         ({"images_at_once": MAX_IMAGES_AT_ONCE + 1}, "out of range"),
     ],
@@ -59,6 +62,17 @@ def test_what_is_refused(choice, sentence):
 def test_a_device_that_is_not_there_is_told(weights, device):
     with pytest.raises(ConfigError, match="no device"):
         local_teacher(weights, compute=Compute(device))
+
+
+def test_float32_on_a_gpu_is_never_tf32():
+    """TF32 is what cuDNN would choose, with errors of a thousandth. In a process of its own: the choice is a process's."""
+    lines = (
+        "import torch; from teacher_service.models.network import _without_tf32",
+        "_without_tf32(torch.device('cpu')); assert torch.backends.cudnn.allow_tf32",
+        "_without_tf32(torch.device('cuda:1'))",
+        "assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=300)
 
 
 def test_labels_of_two_precisions_never_meet_in_a_cache():
@@ -142,13 +156,26 @@ def test_a_handler_tells_of_the_whole_batch_first(error):
     assert decode_answer(replies[2]).image_digest == image_digest(picture(2))
 
 
+@pytest.mark.parametrize(
+    ("system", "cuda", "expected"),
+    [
+        ({"gpu_id": None, "batch_size": 4}, True, Compute()),
+        ({"gpu_id": 0, "batch_size": 4}, False, Compute()),
+        ({"gpu_id": 1, "batch_size": 16}, True, Compute("cuda:1", images_at_once=16)),
+        ({"gpu_id": 0, "batch_size": None}, True, Compute("cuda:0")),
+    ],
+    ids=["no GPU", "a GPU that torch cannot use", "a GPU", "a GPU, no batch"],
+)
+def test_a_worker_computes_on_the_gpu_that_it_is_given_if_it_can(system, cuda, expected):
+    assert worker_compute(system, "float32", cuda=cuda) == expected
+
+
 def test_larger_batches_are_a_matter_of_the_archive(weights, tmp_path):
-    for images in (BATCH_IMAGES, 16):
+    for images in (1, 4, 16):
         archive = build_archive(weights, tmp_path / f"{images}.mar", images)
-        check_archive(archive)
+        assert check_archive(archive).batch_images == images
         with zipfile.ZipFile(archive) as opened:
-            assert opened.read(MODEL_CONFIG_FILE).decode() == model_config(images)
-            assert f"batchSize: {images}\n" in model_config(images)
+            assert f"batchSize: {images}\n" in opened.read(MODEL_CONFIG_FILE).decode()
     with pytest.raises(ConfigError, match="out of range"):
         build_archive(weights, tmp_path / "many.mar", MAX_IMAGES_AT_ONCE + 1)
     words = ["teacher", "serve", "--run-dir", str(tmp_path / "run"), "--archive", str(archive), "--batch-images", "8"]

@@ -1,8 +1,11 @@
-"""The embedding cache is bounded in bytes and forgets what was used longest ago."""
+"""The embedding cache is bounded in bytes and forgets what was used longest ago; the one on disk is never needed."""
 
+import numpy as np
 import torch
 
+from fedmentor.teacher.contract import Box, Prompt
 from teacher_service.embeddings import EmbeddingCache, Seen
+from teacher_service.local import local_teacher
 
 
 def embedding(value):
@@ -34,3 +37,18 @@ def test_a_second_put_of_the_same_picture_counts_once():
     cache.put("a", embedding(1))
     cache.put("a", embedding(1))
     assert cache.held_bytes == 100
+
+
+def test_a_disk_that_is_full_costs_no_answer_and_is_told_once(tmp_path, caplog):
+    """The folder's name is taken by a file, which even the superuser cannot write into."""
+    prompt, pictures = Prompt((Box(8, 8, 56, 56),)), [np.full((64, 64), level, np.uint8) for level in (10, 20)]
+    teacher = local_teacher(embeddings=tmp_path / "embeddings")
+    teacher.soften(pictures[0], prompt)
+    for path in sorted((tmp_path / "embeddings").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (tmp_path / "embeddings").rmdir()
+    (tmp_path / "embeddings").write_bytes(b"")
+    told = [teacher.soften(picture, prompt).timings_ms["embedding_cached"] for picture in (*pictures, pictures[1])]
+    assert told == [1.0, 0.0, 1.0]
+    assert len(caplog.messages) == 1
+    assert "the embeddings in" in caplog.messages[0]

@@ -1,5 +1,7 @@
 """The keeper with a small program in the server's place: however its owner ends, the server ends and leaves nothing."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +11,11 @@ import time
 import psutil
 import pytest
 
+from fedmentor.errors import DigestMismatch
 from fedmentor.teacher.endpoint import STATE_FILE
-from teacher_service.keeper import SERVER_DIED, Plan
-from teacher_service.settings import KEY_FILE, LOG_FOLDER, TEMPORARY_FOLDER
+from fedmentor.teacher.payload import decode_error
+from teacher_service.keeper import LONGEST_CONSOLE_BYTES, SERVER_DIED, Plan
+from teacher_service.settings import CONSOLE_LOG, KEY_FILE, LOG_FOLDER, REFUSAL_FILE, TEMPORARY_FOLDER
 
 SERVER = """
 import os, pathlib, subprocess, sys, time
@@ -169,3 +173,51 @@ def test_a_start_that_takes_long_is_not_taken_for_a_server_that_hangs(run_folder
         assert (run_folder / "pids").read_text() == f"{first[0]} {first[1]}"
         keeper.stdin.close()
         assert keeper.wait(30) == 0
+
+
+def kept_archive(run_folder):
+    """A plan's words for an archive that lies there and is what it was."""
+    archive = run_folder / "teacher.mar"
+    archive.write_bytes(b"checked")
+    return {"archive": str(archive), "archive_sha256": hashlib.sha256(b"checked").hexdigest()}
+
+
+@pytest.mark.parametrize("change", [lambda archive: archive.write_bytes(b"changed"), lambda archive: archive.unlink()])
+def test_an_archive_that_was_changed_does_not_run_at_the_next_start(run_folder, change):
+    lives = SERVER + "pathlib.Path('lives').open('a').write('x'); time.sleep(600)"
+    keeper, first = keep(run_folder, lives, **kept_archive(run_folder))
+    with keeper:
+        (run_folder / STATE_FILE).write_text("{}")
+        change(run_folder / "teacher.mar")
+        os.kill(first[0], signal.SIGKILL)
+        assert keeper.wait(30) == SERVER_DIED
+    assert_gone(first)
+    assert (run_folder / "lives").read_text() == "x"
+    refusal = decode_error(json.loads((run_folder / REFUSAL_FILE).read_text()))
+    assert isinstance(refusal, DigestMismatch)
+    assert "so the teacher is not started" in refusal.message
+    assert refusal.cure
+    assert not (run_folder / STATE_FILE).exists()
+
+
+def test_an_archive_that_is_what_it_was_is_started_again(run_folder):
+    keeper, first = keep(run_folder, SERVER + "time.sleep(600)", **kept_archive(run_folder))
+    with keeper:
+        (run_folder / STATE_FILE).write_text("{}")
+        os.kill(first[0], signal.SIGKILL)
+        second = next_life(run_folder, first)
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert_gone(second)
+
+
+def test_a_console_log_that_has_become_long_is_put_aside_at_the_next_start(run_folder):
+    log = run_folder / LOG_FOLDER / CONSOLE_LOG
+    log.write_bytes(b"x" * (LONGEST_CONSOLE_BYTES + 1))
+    keeper, pids = keep(run_folder, SERVER + "print('a new life', flush=True); time.sleep(600)")
+    with keeper:
+        keeper.stdin.close()
+        assert keeper.wait(30) == 0
+    assert_gone(pids)
+    assert log.read_text() in ("", "a new life\n")
+    assert log.with_name(f"{CONSOLE_LOG}.1").stat().st_size == LONGEST_CONSOLE_BYTES + 1

@@ -11,6 +11,7 @@ import torch
 
 from fedmentor.ids import Digest
 from fedmentor.teacher.contract import Box, Extras, ObjectPrompt, Point, Prompt, mask_hint
+from fedmentor.teacher.encodings import float16_logits
 from teacher_service.hints import LOGITS, PROBABILITY, Frame, masks_on_input
 from teacher_service.local import LocalTeacher
 from teacher_service.models import lite_medsam, sam_med2d
@@ -123,8 +124,10 @@ def test_objects_of_several_kinds_are_answered_as_if_each_were_alone(reference):
         ObjectPrompt(Box(20, 20, 100, 60)),
         ObjectPrompt(Box(10, 10, 90, 80), (Point(50, 50),), hint),
     )
-    together = teacher.ask(pixels, Prompt(objects=objects), Extras(candidates=True))
+    together = teacher.ask(pixels, Prompt(objects=objects), Extras(candidates=True, exact=True))
     maps, quality = together.candidates
+    assert together.exact.dtype == np.float32
+    assert float16_logits(together.exact).tobytes() == maps.tobytes()
     assert maps.shape == (5, 3, 64, 64)
     for index, each in enumerate(objects):
         alone = teacher.soften(pixels, Prompt(objects=(each,)))

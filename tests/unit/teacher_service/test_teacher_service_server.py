@@ -1,23 +1,37 @@
 """The small parts around the server: settings, ports, Java, locks."""
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 import pytest
 
-from fedmentor.errors import ModelError, PortInUse, TeacherUnreachable
-from fedmentor.teacher.endpoint import STATE_FILE
+from fedmentor.errors import ConfigError, DigestMismatch, ModelError, PortInUse, TeacherUnreachable
+from fedmentor.teacher.endpoint import STATE_FILE, Endpoint
 from fedmentor.teacher.images import MAX_IMAGE_BYTES
 from teacher_service import java
-from teacher_service.archive import build_archive, check_archive, model_config
+from teacher_service.archive import build_archive, check_archive
 from teacher_service.convert import convert_bundled
 from teacher_service.payload import MAX_ANSWER_BYTES
 from teacher_service.ports import choose_ports
-from teacher_service.server import ServerConfig, _take_archive, is_running, short_name, start, stop
-from teacher_service.settings import Doors, Ports, command, environment, properties
+from teacher_service.server import Server, ServerConfig, is_running, short_name, start, stop
+from teacher_service.settings import (
+    CONSOLE_LOG,
+    LOG_FOLDER,
+    REFUSAL_FILE,
+    Doors,
+    Ports,
+    command,
+    environment,
+    logging,
+    properties,
+)
 
 RUN = Path("/run/teacher")
 PORTS = Ports(1, 2, 3, 4, 5)
@@ -75,8 +89,21 @@ def test_the_command_starts_one_model_and_keeps_no_snapshots():
     assert words[-1] == "teacher=teacher.mar"
 
 
-def test_one_worker_because_its_cache_is_its_own():
-    assert "maxWorkers: 1\n" in model_config()
+def test_every_log_has_an_end_and_none_is_the_console():
+    root = ET.fromstring(logging())  # noqa: S314  # our own file
+    appenders = list(root.find("Appenders"))
+    assert [appender.tag for appender in appenders] == ["RollingFile"] * 5
+    for appender in appenders:
+        assert appender.find("SizeBasedTriggeringPolicy").get("size") == "10 MB"
+        assert appender.find("DefaultRolloverStrategy").get("max") == "3"
+        assert "%i" in appender.get("filePattern")  # without it, max would count nothing
+    used = {reference.get("ref") for reference in root.iter("AppenderRef")}
+    assert used == {appender.get("name") for appender in appenders}
+
+
+def test_java_is_told_of_it_whatever_the_run_folder_is_called():
+    words = command(Path("/bin/java"), Path("/site"), Path("/a run,folder"), RUN / "tmp", 128)
+    assert "-Dlog4j2.configurationFile=file:///a%20run%2Cfolder/log4j2.xml" in words
 
 
 def test_chosen_ports_are_free_and_differ():
@@ -130,6 +157,20 @@ def test_java_home_comes_first(tmp_path, monkeypatch):
     assert java.find_java() == mine
 
 
+def test_why_a_start_fails_is_not_read_from_an_earlier_one(tmp_path, monkeypatch):
+    script(
+        tmp_path / "bin" / "java",
+        "echo 'openjdk version \"21\"' >&2; test $1 = -version || { echo 'no room for the heap'; exit 1; }",
+    )
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    logs = tmp_path / "run" / LOG_FOLDER
+    logs.mkdir(parents=True)
+    (logs / CONSOLE_LOG).write_text("java.net.BindException: Address already in use\n")
+    with pytest.raises(ConfigError, match="ended while it started: no room for the heap"):
+        start(ServerConfig(tmp_path / "run"))
+    assert "BindException" in (logs / f"{CONSOLE_LOG}.1").read_text()
+
+
 def test_nothing_runs_in_an_empty_folder(tmp_path):
     assert not is_running(tmp_path)
     with pytest.raises(TeacherUnreachable, match="no teacher is running"):
@@ -171,12 +212,16 @@ def test_a_long_path_gets_a_short_name_for_its_sockets(tmp_path, monkeypatch):
         assert short_name(link) == link
 
 
-def test_an_archive_behind_a_relative_symlink_is_taken(tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "real.mar").write_bytes(b"archive")
-    (tmp_path / "teacher.mar").symlink_to("real.mar")
-    _take_archive(tmp_path / "teacher.mar", tmp_path / "store" / "teacher.mar")
-    assert (tmp_path / "store" / "teacher.mar").read_bytes() == b"archive"
+def test_a_server_that_is_not_started_again_says_why(tmp_path):
+    refusal = {"status": 500, "code": "digest_mismatch", "message": "teacher.mar was changed", "cure": "find out who writes there"}
+    (tmp_path / REFUSAL_FILE).write_text(json.dumps(refusal))
+    endpoint = Endpoint("http://127.0.0.1:1", tmp_path / "key_file.json")
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"], stdin=subprocess.PIPE) as keeper:
+        with pytest.raises(DigestMismatch, match=r"teacher\.mar was changed"):
+            Server(endpoint, None, PORTS, keeper).wait(30)
+        (tmp_path / REFUSAL_FILE).unlink()
+        with pytest.raises(TeacherUnreachable, match="ended by itself"):
+            Server(endpoint, None, PORTS, keeper).wait(30)
 
 
 def test_an_archive_is_built_where_a_relative_path_says(tmp_path, monkeypatch):

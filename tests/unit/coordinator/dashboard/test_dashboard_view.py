@@ -1,65 +1,41 @@
-"""What the dashboard shows, at every stage of a run; and for any journal at all."""
+"""What the dashboard shows, at every stage of a run."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from dashboard_manifests import MANIFESTS, MODEL, PRIVACY, A, B
 
 from coordinator.audit.notary import Notary
-from coordinator.conduct import GateRecord, SetAside, SiteFlag
+from coordinator.conduct import SetAside, SiteFlag
 from coordinator.dashboard.desk import live_now
 from coordinator.dashboard.reading import read
 from coordinator.dashboard.schema import schema_bytes, status_schema
-from coordinator.dashboard.sightings import Sighting, Sightings
+from coordinator.dashboard.sightings import Sightings
 from coordinator.dashboard.status import MAX_REASON_CHARACTERS, MAX_ROUNDS_SHOWN, Part, Status
 from coordinator.dashboard.view import Live, status_of
 from coordinator.dashboard.wording import counted, shown_text, who_sees
-from coordinator.state import AcceptedUpdate, PhaseName, PublishedRound, RunState, SiteScores, Traffic
+from coordinator.events import SiteCertificateShown
+from coordinator.state import PhaseName, RunState
 from coordinator.store.memory import MemoryJournal
-from coordinator.testing import LIMITS, ToyFederation, toy_manifest
+from coordinator.testing import LIMITS, ToyFederation
 from fedmentor.audit.checkpoint import countersign
 from fedmentor.errors import PolicyRefusal
-from fedmentor.federation import Outcome, Receipt, RoundRef, StepAnswer, StepName
+from fedmentor.federation import RoundRef, StepAnswer, StepName
 from fedmentor.gate import GatePlan
-from fedmentor.ids import Attempt, Digest, Round, RunId, SiteId
-from fedmentor.privacy.central import plan_central_privacy
-from fedmentor.privacy.plan import PrivacyPlan
-from fedmentor.robust import CoordinateMedian, Flag, RobustPlan
-from fedmentor.secagg.plan import plan_secure
+from fedmentor.ids import Attempt, Round, RunId, SiteId
+from fedmentor.robust import Flag
 from fedmentor.testing.audit import ToyTrail
 from fedmentor.testing.clock import ManualClock
 
-A, B, C = (SiteId(name) for name in "abc")
 FOUR = tuple(SiteId(name) for name in "abcd")
-MODEL, NEXT, UPDATE = Digest("1" * 64), Digest("2" * 64), Digest("e" * 64)
 HOSTILE = "<img src=x onerror=alert(1)>"
 TRAIL = ToyTrail()
-PRIVACY = PrivacyPlan(epsilon=9, delta=1e-5, noise_multiplier=1.2, sampling_rate=0.2, rounds=2, steps_per_round=10)
-
-
-def keys(count):
-    """Signing keys of that many sites; nothing here is signed with them."""
-    return {SiteId(f"site-{number:02}"): bytes([number]) * 32 for number in range(count)}
-
-
-def secure_manifest(count, groups=1):
-    return toy_manifest(MODEL, keys(count), secure=plan_secure(keys(count), groups=groups, step_seconds=30.0))
-
-
-MANIFESTS = {
-    "plain": toy_manifest(MODEL),
-    "plain+robust": toy_manifest(MODEL, robust=RobustPlan(rule=CoordinateMedian(), set_aside_after=1), gate=GatePlan()),
-    "secagg": secure_manifest(4),
-    "secagg-grouped": secure_manifest(12, groups=3),
-    "private": toy_manifest(MODEL, privacy=PRIVACY),
-    "central": toy_manifest(MODEL, central_privacy=plan_central_privacy((8.0, 1e-3), 0.5, 2)),
-}
 
 
 class Watched:
@@ -132,6 +108,15 @@ def test_who_is_here_and_who_has_gone(begin):
     assert (here.connected, here.last_seen_s) == (True, 0.0)
     assert (gone.connected, gone.last_seen_s) == (False, 7.0)
     assert (never.connected, never.last_seen_s) == (False, None)
+
+
+def test_until_when_a_sites_certificate_lasts(begin):
+    watched = begin()
+    watched.sightings.observe(SiteCertificateShown(A, datetime(2026, 1, 8, tzinfo=timezone.utc)))
+    watched.sightings.observe(SiteCertificateShown(A, datetime(2026, 1, 9, tzinfo=timezone.utc)))
+    shown, *unseen = watched.status().sites
+    assert shown.certificate_until_utc == "2026-01-09T00:00:00+00:00"
+    assert [site.certificate_until_utc for site in unseen] == [None, None]
 
 
 def test_a_round_under_way(begin):
@@ -309,95 +294,3 @@ def test_a_status_is_as_the_schema_says(begin):
     watched.toys.connect()
     watched.toys.play()
     jsonschema.validate(json.loads(watched.status().model_dump_json()), status_schema())
-
-
-# --- any journal at all ---
-
-NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
-ATTEMPTS = st.integers(1, 3).map(Attempt)
-ROUNDS = st.integers(0, 3).map(Round)
-TEXTS = st.text(max_size=400)
-
-
-@st.composite
-def journals(draw):
-    """A journal with a run in any state, with any rows beside it: more than any real run could hold."""
-    manifest = draw(st.sampled_from(list(MANIFESTS.values())))
-    journal = MemoryJournal(ManualClock())
-    site, run = st.sampled_from([*manifest.roster, SiteId("stranger")]), manifest.run
-    rows = st.lists(st.tuples(ROUNDS, ATTEMPTS, site), max_size=8, unique=True)
-    state = RunState(
-        draw(st.sampled_from(PhaseName)),
-        draw(ROUNDS),
-        draw(ATTEMPTS),
-        MODEL,
-        draw(st.none() | st.just(NEXT)),
-        draw(st.floats(0, 1e9)),
-        outcome=draw(st.none() | st.sampled_from(Outcome)),
-        reason=draw(TEXTS),
-    )
-
-    def write(tx):
-        tx.put_manifest(manifest)
-        tx.put_state(state)
-        for round_, attempt, name in draw(rows):
-            tx.put_update(
-                AcceptedUpdate(Receipt(RoundRef(run, round_, attempt), name, UPDATE, "then"), 156, draw(st.integers(0, 9)))
-            )
-            tx.add_traffic(Traffic(round_, name, 3, draw(st.integers(0, 1 << 50))))
-        for round_ in draw(st.lists(ROUNDS, max_size=4, unique=True)):
-            model, sites = draw(st.sampled_from([MODEL, NEXT])), tuple(draw(st.lists(site, max_size=3)))
-            tx.put_round(PublishedRound(round_, draw(ATTEMPTS), MODEL, model, draw(NUMBERS), "then", sites))
-        for round_, attempt, name in draw(rows):
-            scores = SiteScores(
-                name, round_, MODEL, draw(st.integers(0, 1 << 40)), 1, draw(NUMBERS), draw(NUMBERS), draw(st.none() | NUMBERS)
-            )
-            tx.put_scores(scores)
-            tx.put_candidate_scores(attempt, scores)
-            tx.put_flag(SiteFlag(round_, attempt, name, draw(st.sampled_from(Flag))))
-            tx.put_set_aside(SetAside(name, round_))
-        for round_, attempt in {row[:2] for row in draw(rows)}:
-            tx.put_gate_record(GateRecord(round_, attempt, NEXT, 3, draw(NUMBERS), passed=draw(st.booleans())))
-            tx.open_secure_attempt(round_, attempt, MODEL)
-        for name, step in draw(st.lists(st.tuples(site, st.sampled_from(StepName)), max_size=8, unique=True)):
-            tx.put_answer(name, StepAnswer(state.ref(run), step, b"signed"))
-        if draw(st.booleans()):
-            tx.audit("coordinator", "accept_update", {"sha256": UPDATE})
-            tx.put_checkpoint(SEALED)
-            tx.put_countersignature(SIGNED)
-
-    journal.run_tx("write", write)
-    return journal, state
-
-
-TRAIL.append("coordinator", "create_run", run="toy-run")
-SEALED = TRAIL.seal()
-SIGNED = TRAIL.sign("a")
-
-SIGHTINGS = st.builds(
-    Sighting,
-    st.booleans(),
-    st.none() | NUMBERS,
-    st.none() | st.builds(RoundRef, st.just(RunId("toy-run")), ROUNDS, ATTEMPTS),
-    TEXTS,
-    TEXTS,
-)
-
-
-def no_such_number(name):
-    raise AssertionError(f"{name} is no JSON")
-
-
-@given(journals(), st.dictionaries(st.sampled_from([A, B, C]), SIGHTINGS), NUMBERS, st.booleans())
-def test_any_journal_can_be_shown_and_shows_no_update(made, sightings, elapsed_s, known):
-    journal, state = made
-    live = Live(ManualClock().now(), state if known else None, elapsed_s, sightings, gather_s=5.0)
-    reading = journal.run_tx("read_status", read)
-    status = status_of(reading, live)
-    text = status.model_dump_json()
-    assert status == status_of(reading, live)
-    assert Status.model_validate_json(text) == status
-    assert UPDATE not in text
-    assert [site.site for site in status.sites] == list(reading.manifest.roster)
-    assert all(site.reason.isprintable() for site in status.sites)
-    json.loads(text, parse_constant=no_such_number)

@@ -18,9 +18,17 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.rle import _rle_decode_segment
 from pydicom.uid import JPEG2000Lossless, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from fed_node.data.codestream import JPEG_2000, JPEG_FAMILY, RLE_LOSSLESS, FrameSize, check_frame, unpacked_bytes
 from fed_node.data.reading import read_image
 from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.codestream import (
+    JPEG_2000,
+    JPEG_FAMILY,
+    RLE_LOSSLESS,
+    FrameSize,
+    check_expansion,
+    check_frame,
+    unpacked_bytes,
+)
 
 GDCM_NAMES = ("RLELossless", "JPEGLosslessProcess14_1", "JPEGLosslessProcess14", "JPEGLSLossless", "JPEG2000Lossless")
 ROWS, COLUMNS = SIZE
@@ -91,6 +99,21 @@ def test_a_bomb_is_refused_before_memory_is_taken_for_it(tmp_path, syntax, frame
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * path.stat().st_size + (4 << 20)
+
+
+def test_what_an_extended_offset_table_points_at_is_what_is_checked(tmp_path):
+    """Decoders go by that table (DICOM PS3.3, C.7.6.3.1.8), so a bomb might lie behind a frame of the right size."""
+    right, bomb = jpeg(ROWS, COLUMNS), jpeg(60000, 60000)
+    path = hidden(tmp_path / "bomb", JPEGLosslessSV1, right)
+    data = pydicom.dcmread(path)
+    data.PixelData = encapsulate([right, bomb], has_bot=False)
+    check_expansion(data)
+    data.ExtendedOffsetTable, data.ExtendedOffsetTableLengths = struct.pack("<Q", 8 + len(right)), struct.pack("<Q", len(bomb))
+    with pytest.raises(ValueError, match="another size"):
+        check_expansion(data)
+    data.save_as(path)
+    with pytest.raises(UnreadableImage, match="damaged"):
+        read_image(path)
 
 
 def test_a_radiograph_of_many_tiny_tiles_is_refused():

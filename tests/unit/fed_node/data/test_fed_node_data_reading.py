@@ -57,6 +57,18 @@ def test_a_sixteen_bit_png_is_stretched(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.png"), np.rint(RAMP * (255 / RAMP.max())))
 
 
+@pytest.mark.parametrize(("colour_type", "samples"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "grey and alpha", "RGBA"])
+def test_a_sixteen_bit_png_that_would_lose_its_lower_bits_is_refused(tmp_path, colour_type, samples):
+    """Pillow keeps the upper eight of them: fourteen grey levels would be left of a twelve-bit radiograph."""
+    rows = b"".join(b"\0" + np.repeat(row, samples).astype(">u2").tobytes() for row in RAMP)
+    header = struct.pack(">IIBBBBB", RAMP.shape[1], RAMP.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(UnreadableImage, match="16 bits in colour"):
+        read_image(tmp_path / "a.png")
+
+
 def test_colour_becomes_luma(tmp_path):
     colour = np.zeros((16, 16, 3), np.uint8)
     colour[..., 1] = 200

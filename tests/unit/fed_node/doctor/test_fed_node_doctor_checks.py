@@ -205,9 +205,25 @@ def test_who_answers(found, code, words):
     ],
 )
 def test_the_clock(now, witness, level, word):
-    finding = network.clock(now, [("the certificate", NOW - timedelta(days=9)), ("the roster", NOW)], witness)
+    past = [("the certificate", NOW - timedelta(days=9)), ("the roster", NOW)]
+    finding = network.clock(now, past, network.Witnesses(proxy=witness))
     assert finding.level is level
     assert word in finding.what
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "level", "word"),
+    [
+        (NOW - timedelta(minutes=2), Level.GOOD, "within 5 minutes of the coordinator's"),
+        (NOW - timedelta(minutes=20), Level.WARNING, "20 minutes ahead of the coordinator's"),
+        (NOW + timedelta(days=1), Level.WARNING, "1 days behind the coordinator's"),
+    ],
+)
+def test_the_coordinators_clock_is_believed_before_a_proxys(coordinator, level, word):
+    finding = network.clock(NOW, [("the roster", NOW)], network.Witnesses(coordinator, NOW - timedelta(days=2)))
+    assert finding.level is level
+    assert word in finding.what
+    assert bool(finding.cure) == (level is Level.WARNING)
 
 
 # Memory.

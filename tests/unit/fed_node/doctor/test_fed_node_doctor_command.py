@@ -9,6 +9,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -29,6 +31,9 @@ from fedmentor.identity.credentials import coordinator_credentials
 from fedmentor.ids import Round, RunId, SiteId
 from fedmentor.privacy.accounting import Segment, no_tight_bound
 from fedmentor.wire.channel import server_credentials
+from fedmentor.wire.codec import time_to_wire
+from fedmentor.wire.v1 import federation_pb2 as pb
+from fedmentor.wire.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
 NORTH, SOUTH = SiteId("north"), SiteId("south")
 
@@ -53,8 +58,21 @@ def site(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-def serve(certificates: Path) -> Iterator[int]:
+class Telling(FederationServicer):
+    """A coordinator that tells the time and does nothing else."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        self._ahead = ahead
+
+    def TellTime(self, _request: pb.TimeRequest, _context: grpc.ServicerContext) -> pb.TimeReading:  # noqa: N802 - the proto's name
+        """See federation.proto."""
+        return time_to_wire(SystemClock().now() + self._ahead)
+
+
+def serve(certificates: Path, ahead: timedelta | None = None) -> Iterator[int]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
+    if ahead is not None:
+        add_FederationServicer_to_server(Telling(ahead), server)
     tls = server_credentials(coordinator_credentials(certificates, SystemClock().now()), lambda: None)
     port = server.add_secure_port("127.0.0.1:0", tls)
     server.start()
@@ -251,6 +269,23 @@ def test_the_clock_of_a_proxy_is_a_witness(check, port):
         code, findings = check(f"127.0.0.1:{port}", "--proxy", proxy.address)
     assert code == 3
     assert [name for name, _ in faults(findings)] == ["clock"]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [
+        (timedelta(hours=1), "warning", "60 minutes behind the coordinator's"),
+        (-timedelta(hours=1), "warning", "60 minutes ahead of the coordinator's"),
+        (timedelta(minutes=1), "ok", "within 5 minutes of the coordinator's"),
+        (None, "ok", "after everything that is known to have happened"),  # an older coordinator, which does not tell
+    ],
+)
+def test_the_clock_of_the_coordinator_is_a_witness(site, check, ahead, level, words):
+    with contextmanager(serve)(site / "certificates", ahead) as port:
+        code, findings = check(f"127.0.0.1:{port}")
+    assert code == 0
+    (found,) = (one for one in findings if one["check"] == "clock")
+    assert (found["level"], words in found["what"]) == (level, True)
 
 
 def test_a_key_that_others_can_read(site, check):

@@ -1,6 +1,7 @@
 """The HTTP client against a transport that plays TorchServe; no socket is opened and no time passes."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,6 +13,7 @@ from fedmentor.teacher.client import Patience, TorchServeTeacher
 from fedmentor.teacher.contract import Box, Prompt, image_digest
 from fedmentor.teacher.door import Busy
 from fedmentor.teacher.endpoint import STATE_FILE, Endpoint, read_endpoint
+from fedmentor.teacher.grey_levels import View
 from fedmentor.teacher.payload import encode_answer, encode_card, encode_error
 from fedmentor.teacher.question import Question
 from fedmentor.testing.teacher import AnalyticTeacher
@@ -103,7 +105,7 @@ def test_a_wrong_token_is_not_tried_for_ever(tmp_path, refusal):
     with pytest.raises(TeacherUnreachable, match="refuses the token") as caught:
         served.client.soften(PIXELS, PROMPT)
     assert "key_file.json" in caught.value.cure
-    assert len(served.requests) == 2
+    assert len(served.requests) == 4
 
 
 def test_a_missing_key_file_is_named(tmp_path):
@@ -111,6 +113,43 @@ def test_a_missing_key_file_is_named(tmp_path):
     served.key_file.unlink()
     with pytest.raises(TeacherUnreachable, match=r"token cannot be read from .*key_file\.json"):
         served.client.soften(PIXELS, PROMPT)
+    assert sum(served.pauses) <= Patience().absent_s
+
+
+def test_a_token_that_is_being_written_is_waited_for(tmp_path):
+    """TorchServe refuses the old token first, then empties its file, then writes the new one."""
+    served = Served(tmp_path, ANSWER)
+    served.client.soften(PIXELS, PROMPT)
+    contents = iter(["first", None, "second"])
+
+    def next_content(pause):
+        served.pauses.append(pause)
+        token = next(contents)
+        served.key_file.write_text("") if token is None else served.write_token(token)
+
+    def refuse_first(request):
+        if request.headers["authorization"] == "Bearer first":
+            return httpx.Response(400, json=INVALID_KEY)
+        return httpx.Response(200, content=ANSWER.content)
+
+    served.answers, served.client._sleep = [refuse_first], next_content
+    served.client.soften(PIXELS, PROMPT)
+    assert tokens(served) == ["first", "first", "first", "second"]
+
+
+def test_a_server_that_is_started_again_is_waited_for_by_a_client_that_comes_meanwhile(tmp_path):
+    """Neither its token nor its port is there then; its keeper is."""
+    key_file, pauses = tmp_path / "key_file.json", []
+
+    def until_it_is_back(pause):
+        pauses.append(pause)
+        if sum(pauses) > 20:
+            key_file.write_text(json.dumps({"inference": {"key": "new"}}))
+
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=ANSWER.content))
+    kept = Endpoint("http://teacher", key_file, keeper_pid=os.getpid())
+    TorchServeTeacher(kept, transport=transport, sleep=until_it_is_back).soften(PIXELS, PROMPT)
+    assert 20 < sum(pauses) < Patience().lost_s
 
 
 def test_a_busy_server_is_asked_again_with_growing_pauses(tmp_path):
@@ -166,6 +205,14 @@ def test_an_image_is_sent_once_and_named_by_its_digest_afterwards(tmp_path):
     assert b'name="image"' in first
     assert b'name="image"' not in second
     assert b'"image_id": "' + image_digest(PIXELS).encode() in second
+
+
+def test_an_image_that_is_looked_at_through_a_window_is_always_sent(tmp_path):
+    served = Served(tmp_path, ANSWER)
+    served.client.soften(PIXELS, PROMPT)
+    served.client.ask(PIXELS, Question(PROMPT, view=View(window=(9, 99))))
+    served.client.soften(PIXELS, PROMPT)
+    assert [b'name="image"' in request.content for request in served.requests] == [True, True, False]
 
 
 def test_an_image_that_the_teacher_forgot_is_sent_again(tmp_path):

@@ -2,6 +2,9 @@
 
 import io
 import pickle
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pydicom
@@ -184,9 +187,84 @@ def test_a_frame_is_taken_by_number():
         (dicom_file(RAMP, Rows=1, Columns=1), "too small"),
         (dicom_file(RAMP, PhotometricInterpretation="PALETTE COLOR"), "numbers of colours"),
         (dicom_file(RAMP, DeflatedExplicitVRLittleEndian), "deflated"),
-        (dicom_file(RAMP, WindowCenter="0", WindowWidth="1", RescaleSlope="1e308", RescaleIntercept="1e308"), "."),
+        (dicom_file(RAMP, WindowCenter="0", WindowWidth="1", RescaleSlope="1e308", RescaleIntercept="1e308"), "finite"),
     ],
 )
 def test_dicom_files_that_are_no_picture_are_refused(data, sentence):
     with pytest.raises(UnreadableImage, match=sentence):
         read_image(data)
+
+
+def sequence(**elements):
+    """A sequence of one item."""
+    item = pydicom.Dataset()
+    for name, value in elements.items():
+        setattr(item, name, value)
+    return pydicom.Sequence([item])
+
+
+def test_an_enhanced_object_says_by_frame_how_it_is_shown():
+    stack = np.stack([RAMP, RAMP[::-1]])
+    rescale = sequence(RescaleSlope="1", RescaleIntercept="-1000", RescaleType="HU")
+    shared = sequence(PixelValueTransformationSequence=rescale)
+    windows = [sequence(WindowCenter="1000.5", WindowWidth="4001"), sequence(WindowCenter="0", WindowWidth="2")]
+    frames = pydicom.Sequence([sequence(FrameVOILUTSequence=window)[0] for window in windows])
+    data = dicom_file(stack, SharedFunctionalGroupsSequence=shared, PerFrameFunctionalGroupsSequence=frames)
+    assert (read_image(data, View(frame=1, window=(-1000, 3000))) == STRETCHED[::-1]).all()
+    assert np.abs(read_image(data, View(frame=0)).astype(int) - STRETCHED).max() <= 1
+    assert set(np.unique(read_image(data, View(frame=1)))) <= {0, 255}
+
+
+@pytest.mark.parametrize("side", [2000, 20])
+def test_a_compressed_frame_of_another_size_than_the_header_is_never_decoded(side):
+    codestream = io.BytesIO()
+    Image.new("L", (side, side), 7).save(codestream, "JPEG2000", no_jp2=True)
+    frames = pydicom.encaps.encapsulate([codestream.getvalue()])
+    data = dicom_file((RAMP // 16).astype(np.uint8), JPEG2000Lossless, PixelData=frames)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match="truncated, damaged, or compressed"):
+            read_image(data)
+        assert tracemalloc.get_traced_memory()[1] < side * side / 2 + 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_that_a_dicom_file_holds_is_logged_or_warned_about(caplog, recwarn):
+    data = dicom_file(RAMP, SpecificCharacterSet="ISO_IR 192", WindowCenter="11111111", WindowWidth="1", PatientName="Doe^Jane")
+    hostile = data.replace(b"ISO_IR 192", b"DOE JANE  ").replace(b"11111111", b"DOE^JANE")
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(hostile)
+    said = [caught.value.message, caught.value.cure, *caplog.messages, *(str(warning.message) for warning in recwarn)]
+    assert "doe" not in " ".join(said).lower()
+
+
+def deep_png(colour_type, samples):
+    """A PNG of sixteen bits a sample, written by hand because Pillow writes none (ISO/IEC 15948)."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = np.repeat(RAMP[..., None], samples, axis=2).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", RAMP.shape[1], RAMP.shape[0], 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_are_kept_in_a_grey_png_and_refused_where_the_lower_eight_would_be_lost():
+    assert (read_image(deep_png(0, 1)) == STRETCHED).all()
+    for colour_type, samples in ((2, 3), (4, 2), (6, 4)):
+        with pytest.raises(UnreadableImage, match="16 bits has to be grey"):
+            read_image(deep_png(colour_type, samples))
+
+
+def test_an_animation_is_refused():
+    buffer, picture = io.BytesIO(), Image.fromarray(STRETCHED)
+    picture.save(buffer, "PNG", save_all=True, append_images=[Image.fromarray(255 - STRETCHED)], duration=100)
+    with pytest.raises(UnreadableImage, match="animation"):
+        read_image(buffer.getvalue())
+
+
+def test_values_whose_difference_is_infinite_are_refused():
+    with pytest.raises(UnreadableImage, match="too large"):
+        read_image(numpy_file(np.where(RAMP > 9, 1.7e308, -1.7e308)))

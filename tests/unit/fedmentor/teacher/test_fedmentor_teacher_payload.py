@@ -30,13 +30,14 @@ coordinate = st.floats(0, 100, allow_nan=False)
     st.integers(1, 3),
     st.lists(st.builds(Box, coordinate, coordinate, coordinate, coordinate), max_size=3),
     st.lists(st.builds(Point, coordinate, coordinate, st.integers(0, 1)), max_size=3),
+    st.sampled_from([(4, 7), (4.75, 7), (0.25, 7)]),
 )
-def test_answers_survive_the_wire_bit_for_bit(seed, objects, boxes, points):
+def test_answers_survive_the_wire_bit_for_bit(seed, objects, boxes, points, content):
     rng = np.random.default_rng(seed)
     soft = SoftLabels(
         logits=rng.normal(0, 10, (objects, 5, 7)).astype(np.float16),
         predicted_iou=rng.random(objects, np.float32),
-        content=(4, 7),
+        content=content,
         image_size=(40, 70),
         image_digest=AnalyticTeacher().card().digest,
         prompt=Prompt(tuple(boxes), tuple(points)),
@@ -44,6 +45,7 @@ def test_answers_survive_the_wire_bit_for_bit(seed, objects, boxes, points):
         timings_ms={"encode": 1.5},
     )
     back = decode_answer(encode_answer(soft))
+    assert encode_answer(back) == encode_answer(soft)
     assert back.logits.tobytes() == soft.logits.tobytes()
     assert back.predicted_iou.tobytes() == soft.predicted_iou.tobytes()
     for name in ("content", "image_size", "image_digest", "prompt", "teacher", "timings_ms"):
@@ -76,10 +78,25 @@ def test_what_is_no_answer_is_refused(blob):
     [
         {"content": (0, 64)},
         {"content": (64, 65)},
+        {"content": (64, float("nan"))},
+        {"content": (float("inf"), 64)},
+        {"content": (10**400, 64)},
+        {"image_size": (float("inf"), 64)},
+        {"image_size": (0, 64)},
         {"logits": np.full((1, 64, 64), np.nan, np.float16)},
         {"logits": np.zeros((0, 64, 64), np.float16), "predicted_iou": np.zeros(0, np.float32)},
     ],
-    ids=["no content", "content beyond the map", "not numbers", "no object"],
+    ids=[
+        "no content",
+        "content beyond the map",
+        "content of NaN",
+        "infinite content",
+        "huge content",
+        "infinite image",
+        "no image",
+        "not numbers",
+        "no object",
+    ],
 )
 def test_an_answer_that_nobody_could_learn_from_is_refused(changes):
     good = AnalyticTeacher().soften(np.zeros((64, 64), np.uint8), Prompt((Box(1, 1, 20, 20),)))

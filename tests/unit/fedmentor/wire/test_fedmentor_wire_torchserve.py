@@ -38,6 +38,8 @@ class TorchServe(InferenceAPIsServiceServicer):
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, grpc.StatusCode):
             context.abort(answer, "as TorchServe says")
+        if isinstance(answer, tuple):
+            context.abort(*answer)
         return PredictionResponse(prediction=answer)
 
 
@@ -83,7 +85,8 @@ def test_without_a_token_none_is_sent(served, door):
         (grpc.StatusCode.PERMISSION_DENIED, TokenRefused),
         (grpc.StatusCode.INTERNAL, Busy),
         (grpc.StatusCode.UNAVAILABLE, Busy),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
+        ((grpc.StatusCode.RESOURCE_EXHAUSTED, "Worker died.\norg.pytorch.serve.http.InternalServerException"), Busy),
+        ((grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (40 vs. 30)"), LimitExceeded),
         (grpc.StatusCode.CANCELLED, LimitExceeded),
         (grpc.StatusCode.UNIMPLEMENTED, TeacherUnreachable),
     ],

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -85,6 +86,25 @@ def test_scores(patients, dice, iou, hd95):
     assert repr(back) == repr(scores)  # NaN is not equal to itself
 
 
+@given(st.timedeltas(timedelta(0), timedelta(days=2_900_000)).map(lambda since: datetime(1970, 1, 1, tzinfo=timezone.utc) + since))
+def test_times_are_told_to_the_millisecond(time):
+    told = codec.time_from_wire(pb.TimeReading.FromString(codec.time_to_wire(time).SerializeToString()))
+    assert abs(told - time) < timedelta(milliseconds=2)
+    assert told.utcoffset() == timedelta(0)
+
+
+def test_a_time_after_all_calendars_is_none():
+    with pytest.raises(FedMentorError, match="a time that is none"):
+        codec.time_from_wire(pb.TimeReading(unix_ms=2**64 - 1))
+
+
+@pytest.mark.parametrize(("hd95", "undefined"), [(3.0, None), (3.0, 0), (3.0, 4), (math.nan, None), (math.nan, 5)])
+def test_how_many_images_a_distance_leaves_out_may_be_told(hd95, undefined):
+    message = codec.scores_to_wire(Scores(REF, DIGEST, 4, 5, 0.5, 0.4, hd95, undefined))
+    assert message.HasField("hd95_undefined") == (undefined is not None), "as nodes wrote it that did not know the field"
+    assert codec.scores_from_wire(pb.Scores.FromString(message.SerializeToString())).hd95_undefined == undefined
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -96,6 +116,10 @@ def test_scores(patients, dice, iou, hd95):
         {"hd95": math.inf},
         {"hd95": 1e308},
         {"hd95": 363.0},
+        {"hd95_undefined": 5},
+        {"hd95_undefined": 6},
+        {"hd95": math.nan, "hd95_undefined": 4},
+        {"hd95": math.nan, "hd95_undefined": 6},
         {"patients": codec.MAX_PATIENTS + 1, "images": 2**32 - 1},
         {"patients": 0},
         {"patients": 6},

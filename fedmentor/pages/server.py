@@ -1,13 +1,14 @@
-"""A small HTTP server for pages that are only read: GET and HEAD, one answer a connection, bounded in every way.
+"""A small HTTP server for pages of this machine: one answer a connection, bounded in every way.
 
-It runs in threads of its own beside the event loop that serves the sites. Whatever a client does, it costs at most one of a few
-threads for a few seconds, and a few kilobytes (coordinator.dashboard.pages.Limits); further clients are turned away. Nothing is
-written down, nothing is taken in, no cookie is set. Only requests that name this machine are answered (its address, or a name that
-its operator gave): a page of another site that is open in the same browser cannot read along by DNS rebinding.
+It runs in threads of its own beside whatever the process is there for. Whatever a client does, it costs at most one of a few
+threads for a few seconds, and a few kilobytes (fedmentor.pages.values.Limits), or a call's body if it has the page's key; further
+clients are turned away. Nothing is written down, no cookie is set. Only requests that name this machine are answered: a page of
+another site that is open in the same browser cannot read along by DNS rebinding.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -15,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from coordinator.dashboard.handler import PageHandler
-from coordinator.dashboard.pages import Served
+from fedmentor.errors import ConfigError, PortInUse
+from fedmentor.pages.handler import PageHandler
+from fedmentor.pages.values import Served
 
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -24,21 +26,23 @@ _PAUSE_SECONDS = 0.1
 
 
 @contextmanager
-def serving(address: tuple[str, int], served: Served) -> Iterator[int]:
-    """Serve pages while the block runs; gives the bound port.
+def serving(address: tuple[str, int], served: Served) -> Iterator[str]:
+    """Serve pages while the block runs; gives their address, such as ``http://127.0.0.1:9464/``.
 
     Args:
         address: host and port; 0 takes a free port.
         served: what is served there.
 
     Raises:
-        OSError: the address cannot be used.
+        PortInUse: another process has the port.
+        ConfigError: the host is not an address or a name of this machine, or the port may not be had.
     """
-    server = _Server(address, served)
+    server = _bound(address, served)
     thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)
     thread.start()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
     try:
-        yield int(server.server_address[1])
+        yield f"http://{host}:{server.server_address[1]}/"
     finally:
         server.shutdown()
         server.server_close()
@@ -110,3 +114,16 @@ class _Server(HTTPServer):
         with self._lock:
             del self._open[request]
         self._slots.release()
+
+
+def _bound(address: tuple[str, int], served: Served) -> _Server:
+    (host, port), what = address, served.what
+    cure = "name an address of this machine, and a port that you may use"
+    try:
+        return _Server(address, served)
+    except UnicodeError as error:  # a label of more than 63 characters
+        raise ConfigError(f"{what} cannot be served on {host[:80]!r}: no such name", cure=cure) from error
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigError(f"{what} cannot be served on {host}, port {port}: {error.strerror}", cure=cure) from error
+        raise PortInUse(f"port {port} for {what} is in use", cure="choose another port, or 0 for a free one") from error

@@ -10,6 +10,10 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pydicom
+from pydicom.encaps import generate_frames, get_frame
+from pydicom.uid import UID
+
 RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 JPEG_FAMILY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
 """JPEG baseline, extended, lossless (two), and JPEG-LS (two)."""
@@ -41,6 +45,33 @@ class FrameSize:
 def needs_codec(syntax: str) -> bool:
     """Whether pixels in this transfer syntax are decoded by a library in C++; the others are copied, or unpacked in Python."""
     return syntax in JPEG_FAMILY | JPEG_2000
+
+
+def check_expansion(dataset: pydicom.Dataset, frame: int | None = None) -> None:
+    """Refuse compressed frames that would take memory for another size than the header's, which was checked before.
+
+    Args:
+        dataset: a whole file.
+        frame: the one that is to be decoded, from 0; None for all.
+
+    Raises:
+        ValueError: one would, or nobody can tell.
+    """
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if not syntax.is_encapsulated:
+        return
+    size = FrameSize(
+        int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1), (int(dataset.BitsAllocated) + 7) // 8
+    )
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:  # where decoders look first, so that the same bytes are checked that are decoded
+        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if frame is not None:
+        check_frame(syntax, get_frame(dataset.PixelData, frame, extended_offsets=offsets, number_of_frames=count), size)
+        return
+    for each in generate_frames(dataset.PixelData, extended_offsets=offsets, number_of_frames=count):
+        check_frame(syntax, each, size)
 
 
 def check_frame(syntax: str, frame: bytes, expected: FrameSize) -> None:
