@@ -165,7 +165,8 @@ class Session:
     def _compare_clocks(self) -> None:
         """Tell of a clock that is too wrong for certificates; the run itself needs none, so nothing else follows from it."""
         with suppress(FedMentorError):
-            ahead = self._ports.clock.now() - self._ports.link.tell_time()
+            theirs = self._ports.link.tell_time()
+            ahead = self._ports.clock.now() - theirs
             if abs(ahead) > CLOCK_LEEWAY:
                 self._ports.observe(ClockDiffers(ahead.total_seconds()))
 

@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from fedmentor.errors import ConfigError, DigestMismatch, ModelError
-from fedmentor.ids import Digest
 from fedmentor.teacher.pace import Pace, pace_of
 from teacher_service.compute import MAX_IMAGES_AT_ONCE
 from teacher_service.models.registry import ARCHITECTURES, architecture
@@ -67,7 +66,7 @@ def build_archive(weights: Path, target: Path, batch_images: int | None = None) 
     return target
 
 
-def check_archive(path: Path, expected: Digest | None = None, *, named: Path | None = None) -> Pace:
+def check_archive(path: Path, *, named: Path | None = None) -> Pace:
     """Refuse what ``build_archive`` of this version did not write, before a server is started that would run it.
 
     An archive carries code. This lets none run but our own: it holds our files and no others, the handler and its settings are this
@@ -75,7 +74,6 @@ def check_archive(path: Path, expected: Digest | None = None, *, named: Path | N
 
     Args:
         path: the .mar file.
-        expected: its SHA-256 as ``fedmentor teacher build`` printed it, from a place that whoever replaces archives cannot write.
         named: what errors call it, where it is a copy.
 
     Returns:
@@ -83,10 +81,8 @@ def check_archive(path: Path, expected: Digest | None = None, *, named: Path | N
 
     Raises:
         ModelError: not such an archive, or a truncated one.
-        DigestMismatch: another archive than expected, or other weights than were packed.
+        DigestMismatch: other weights than were packed.
     """
-    if expected is not None and file_sha256(path) != expected:
-        raise not_pinned(path)
     name = path if named is None else named
     try:
         with ZipFile(path) as archive:
@@ -112,11 +108,6 @@ def _pace_in(archive: ZipFile, config: object) -> Pace | None:
     held = archive.read(MODEL_CONFIG_FILE)
     paces = () if known is None else (pace_of(known.image_seconds, images) for images in range(1, MAX_IMAGES_AT_ONCE + 1))
     return next((pace for pace in paces if model_config(pace).encode() == held), None)
-
-
-def not_pinned(path: Path) -> DigestMismatch:
-    """The refusal of another archive than the operator named."""
-    return DigestMismatch(f"{path} is not the archive that was pinned", cure="serve the one that was built, or pin this one")
 
 
 def _other_code(path: Path) -> ModelError:

@@ -53,6 +53,9 @@ _TINY_PICTURE = np.zeros((MIN_SIDE, MIN_SIDE), np.uint8)
 _WHOLE = Prompt(whole_box((MIN_SIDE, MIN_SIDE)))
 """What a server is asked before it counts as ready: a real prediction, because TorchServe's ping knows nothing of workers."""
 
+DRAIN_S = 120.0
+"""Stopping is asked for by people and service managers, who will not wait for the patience of a large teacher."""
+
 _POLL_S = 0.2
 _KEEPER_STOP_S = 40.0
 _BIND_TRIES = 3
@@ -230,12 +233,12 @@ def is_running(run_folder: Path) -> bool:
 def drain(endpoint: Endpoint) -> None:
     """Let what the worker has taken finish, and have what waits or still comes told to try again (503, ``stopping``).
 
-    One worker answers in order, so the answer to a question of our own comes after all that was asked before.
+    One worker answers in order, so the answer to a question of our own comes after all that was asked before. What takes
+    longer than DRAIN_S is cut off.
     """
-    with (
-        contextlib.suppress(FedMentorError, OSError),
-        TorchServeTeacher(endpoint, _at_once(pace_at(endpoint))) as client,
-    ):
+    patience = _at_once(pace_at(endpoint))
+    patience = replace(patience, answer_s=min(patience.answer_s, DRAIN_S))
+    with contextlib.suppress(FedMentorError, OSError), TorchServeTeacher(endpoint, patience) as client:
         (endpoint.key_file.parent / settings.STOPPING_FILE).touch(mode=0o600)
         client.describe()
 

@@ -1,7 +1,7 @@
 """The run folder before a start, and the server's own copy of the archive in it.
 
 An archive is code. What the keeper's server runs is a copy that nobody else writes, checked after it was made, and checked again
-before every start: a file that is changed in place afterwards, here or where it came from, runs nowhere.
+before every start: a file that is changed in place afterwards, here or where it came from, is found out before the next start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedmentor.ids import Digest
 from fedmentor.teacher.endpoint import STATE_FILE
 from fedmentor.teacher.pace import Pace
 from teacher_service import settings
-from teacher_service.archive import build_archive, check_archive, not_pinned
+from teacher_service.archive import build_archive, check_archive
 from teacher_service.convert import convert_bundled
 from teacher_service.weights import file_sha256
 
@@ -61,7 +61,8 @@ def provide_archive(run_folder: Path, archive: Path | None, pinned: Digest | Non
     Args:
         run_folder: as ``lay_out`` left it.
         archive: what ``build_archive`` wrote; None for LiteMedSAM as installed.
-        pinned: see check_archive.
+        pinned: its SHA-256 as ``fedmentor teacher build`` printed it, from a place that whoever replaces archives cannot write;
+            None for any.
         batch_images: of LiteMedSAM as installed; see build_archive.
 
     Raises:
@@ -78,7 +79,9 @@ def provide_archive(run_folder: Path, archive: Path | None, pinned: Digest | Non
     else:
         sha256 = file_sha256(archive)
         if pinned not in (None, sha256):
-            raise not_pinned(archive)
+            raise DigestMismatch(
+                f"{archive} is not the archive that was pinned", cure="serve the one that was built, or pin this one"
+            )
         if not _is_copy(packed, sha256):
             _copy(archive, packed, sha256)
     try:

@@ -41,7 +41,14 @@ from fedmentor.identity.reply import ReplyParts, documents_digest
 from fedmentor.identity.request import EnrolmentRequest, read_request
 from fedmentor.identity.revocation import REVOKED_FILES
 from fedmentor.identity.roster import ROSTER_FILES
-from fedmentor.identity.signed import CanonicalDocument, DocumentFiles, SignedDocument, authorities_of, check_signature
+from fedmentor.identity.signed import (
+    CanonicalDocument,
+    DocumentFiles,
+    SignedDocument,
+    authorities_of,
+    bundle_bytes,
+    check_signature,
+)
 from fedmentor.identity.vault import authority_pem, forget_authority, load_authority, save_authority
 from fedmentor.models import write_atomically
 from fedmentor.wire.channel import Credentials
@@ -342,7 +349,9 @@ class Registrar:
     def _bundle(self, state: RegistrarState) -> bytes:
         """The signer first: a stock openssl reads the first certificate of a file."""
         others = [number for number in state.authorities if number != state.signer]
-        return b"".join(authority_pem(self._folder, number) for number in (state.signer, *others))
+        pem = b"".join(authority_pem(self._folder, number) for number in (state.signer, *others))
+        # In the one form that sites take, whatever an editor made of the files.
+        return bundle_bytes(authorities_of(pem, "the registrar's bundle of authorities"))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from fedmentor.pages.hosts import names_this_machine
 from fedmentor.pages.values import HEADERS, KEY_HEADER, Answer, Asked, Call, Route, Served, refusal
 
+_READ_BYTES = 1 << 16
 _LENGTH = re.compile("[0-9]{1,15}")
 
 
@@ -87,6 +88,7 @@ class PageHandler(BaseHTTPRequestHandler):
                 self._reply(self._answer())
         except _Refused as refused:
             self._reply(refused.answer)
+            self._hear_out()
 
     def version_string(self) -> str:
         """Who answers; the base class would tell the versions of Python and of its library."""
@@ -136,6 +138,15 @@ class PageHandler(BaseHTTPRequestHandler):
         except Exception as error:  # the rim: private text goes to the log, a fixed sentence to the client
             self._served.observe(traceback.format_exc())
             raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; its log says why") from error
+
+    def _hear_out(self) -> None:
+        """Take what a refused client still sends, for a moment: to hang up on unread bytes would take the answer from it (RST)."""
+        self.connection.shutdown(socket.SHUT_WR)
+        end_s = time.monotonic() + self._served.limits.linger_seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self.connection.settimeout(left_s)
+            if not self.connection.recv(_READ_BYTES):
+                return
 
     def _reply(self, answer: Answer) -> None:
         self.connection.settimeout(self._served.limits.answer_seconds)

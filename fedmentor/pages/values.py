@@ -34,6 +34,7 @@ class Limits:
         request_seconds: from the connection to the end of the headers.
         body_seconds: from there to the end of a call's body; its size is limited by the call.
         answer_seconds: for taking what is sent.
+        linger_seconds: for what a refused client still sends while it is being told.
     """
 
     connections: int = 32
@@ -41,6 +42,7 @@ class Limits:
     request_seconds: float = 5.0
     body_seconds: float = 60.0
     answer_seconds: float = 10.0
+    linger_seconds: float = 2.0
 
 
 USUAL: Final = Limits()

@@ -5,7 +5,6 @@ A teacher's doors and a site's readers both come here, so both know one file by 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,11 @@ def _of_frame(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence")
         if group.get(name)
     ]
-    told = copy.copy(dataset) if found else dataset
+    if not found:
+        return dataset
+    told = pydicom.Dataset()  # copy.copy would share its elements with the original
+    told.update(dataset)
+    told.file_meta = dataset.file_meta  # tables of values are read by its byte order
     for elements in found:
         told.update(elements)
     return told

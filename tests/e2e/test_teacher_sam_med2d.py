@@ -90,6 +90,7 @@ def test_shapes_of_three_masks_and_of_a_larger_size(clients):
 
 
 def test_fifty_prompts_on_one_image_are_one_encoding(clients):
+    clients["rest"].ask(PIXELS, QUESTIONS["box"])
     told = clients["rest"].ask(PIXELS, QUESTIONS["boxes"])
     assert told.arrays["logits"].shape == (50, 64, 64)
     assert told.timings_ms["embedding_cached"] == 1.0

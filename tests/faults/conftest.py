@@ -10,7 +10,7 @@ import pytest
 from bad_input import scratch
 from secure_crew import NAMES
 from served_coordinator import NAME, served
-from wrong_certificates import NOW, SITES, World, deny
+from wrong_certificates import SITES, World, deny, now
 
 from coordinator.testing import ToyFederation
 from fedmentor.identity.authority import Authority, throwaway
@@ -36,13 +36,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One coordinator for all cases. It trusts two authorities, as in a rotation: the federation's and one that has expired."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = throwaway(folder, NAME, SITES, ["localhost", "127.0.0.1"])
-    expired = Authority.create(NAME, NOW - timedelta(days=60), timedelta(days=30))
+    expired = Authority.create(NAME, now() - timedelta(days=60), timedelta(days=30))
     federation = ToyFederation(tmp_path_factory.mktemp("federation"))
     federation.connect()
     federation.settle()
     try:
         with served(federation, folder, authority.pem + expired.pem) as one:
-            made = World(authority, expired, Authority.create(NAME, NOW), folder, one)
+            made = World(authority, expired, Authority.create(NAME, now()), folder, one)
             made.revoked, made.revoked_key = made.good(), made.good()
             deny(made)
             yield made

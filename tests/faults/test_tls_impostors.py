@@ -10,7 +10,7 @@ import grpc
 import pytest
 from served_coordinator import METHODS, NAME, stub
 from tls_tunnel import through, tunnel
-from wrong_certificates import HANDSHAKE, NOW, SITES, World, channel_tls
+from wrong_certificates import HANDSHAKE, SITES, World, channel_tls, now
 
 from coordinator.store.journal import site_actor
 from coordinator.testing import toy_words
@@ -69,6 +69,6 @@ def test_scores_that_name_another_site_count_for_whoever_sent_them(world: World,
 
 def test_the_coordinators_credentials_are_those_of_a_server_only(world: World):
     """The file that a stolen coordinator folder holds opens no call, not even through a tunnel."""
-    credentials = coordinator_credentials(world.folder, NOW)
+    credentials = coordinator_credentials(world.folder, now())
     with tunnel(world, (credentials.certificate, credentials.key), ssl.TLSVersion.TLSv1_2) as (address, _):
         assert {through(address, call) for call in METHODS} == {HANDSHAKE}

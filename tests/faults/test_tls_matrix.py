@@ -20,7 +20,6 @@ from served_coordinator import METHODS, NAME, stub, tls_of
 from wrong_certificates import (
     HANDSHAKE,
     NOBODY,
-    NOW,
     REFUSED,
     SITES,
     A,
@@ -31,6 +30,7 @@ from wrong_certificates import (
     files_of,
     issue,
     name,
+    now,
     reaches,
     refused,
     ssl_key,
@@ -66,10 +66,10 @@ FORMS = {
 
 CASES: dict[str, tuple[Callable[[World], Pair | None], grpc.StatusCode]] = {
     "no certificate": (lambda _: None, HANDSHAKE),
-    "expired": (lambda world: world.good(begins=NOW - timedelta(days=8), ends=NOW - timedelta(hours=1)), HANDSHAKE),
-    "not yet valid, beyond the leeway": (lambda world: world.good(begins=NOW + CLOCK_LEEWAY), HANDSHAKE),
+    "expired": (lambda world: world.good(begins=now() - timedelta(days=8), ends=now() - timedelta(hours=1)), HANDSHAKE),
+    "not yet valid, beyond the leeway": (lambda world: world.good(begins=now() + CLOCK_LEEWAY), HANDSHAKE),
     "self-signed": (lambda _: issue(Form(), (name("site a"), None)), HANDSHAKE),
-    "wrong authority": (lambda world: tuple_of(world.other.issue_site(SITES[0], NOW)), HANDSHAKE),
+    "wrong authority": (lambda world: tuple_of(world.other.issue_site(SITES[0], now())), HANDSHAKE),
     "right authority's name, another key": (lambda w: issue(Form(), (w.authority.certificate.subject, w.other.key)), HANDSHAKE),
     "expired authority": (lambda world: issue(Form(), (world.expired.certificate.subject, world.expired.key)), HANDSHAKE),
     "issued by a site": (World.by_a_leaf, HANDSHAKE),
@@ -126,12 +126,12 @@ def test_a_good_certificate_reaches_every_call(world: World):
 
 
 def test_an_authority_whose_clock_is_a_little_ahead_makes_good_certificates(world: World):
-    issued = world.authority.issue_site(SITES[0], NOW + CLOCK_LEEWAY - timedelta(minutes=1))
+    issued = world.authority.issue_site(SITES[0], now() + CLOCK_LEEWAY - timedelta(minutes=1))
     reaches(world, channel_tls(world, tuple_of(issued)))
 
 
 def test_another_authoritys_coordinator_is_refused_by_the_client(world: World):
-    tls = tls_of(replace(site_credentials(world.folder, SITES[0], NOW), ca_certificate=world.other.pem))
+    tls = tls_of(replace(site_credentials(world.folder, SITES[0], now()), ca_certificate=world.other.pem))
     for call in METHODS:
         with stub(world.served.address, tls) as client:
             assert refused(client, call).code() is HANDSHAKE

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from served_coordinator import METHODS, NAME, outcome, stub
 from tls_tunnel import tunnel
-from wrong_certificates import HANDSHAKE, NOBODY, NOW, REFUSED, World, channel_tls, deny, reaches
+from wrong_certificates import HANDSHAKE, NOBODY, REFUSED, World, channel_tls, deny, now, reaches
 
 from fedmentor.identity.revocation import RevocationList, serial_text
 from fedmentor.wire.channel import Credentials
@@ -22,7 +22,7 @@ def test_certificates_that_are_rotated_in_mid_stream(world: World):
     with stub(world.served.address, channel_tls(world, old)) as before:
         stream = before.Follow(pb.FollowRequest())
         assert next(stream).WhichOneof("kind") == "manifest"
-        issued = world.authority.issue_coordinator(["127.0.0.1"], NOW)
+        issued = world.authority.issue_coordinator(["127.0.0.1"], now())
         bundle = world.authority.pem + world.expired.pem
         world.served.renewed.append(Credentials(bundle, issued.certificate, issued.key))
         presented = ssl.PEM_cert_to_DER_cert(issued.certificate.decode())
@@ -32,7 +32,7 @@ def test_certificates_that_are_rotated_in_mid_stream(world: World):
         assert next(stream).WhichOneof("kind") is not None, "what was open goes on"
         reaches_without_follow(world, channel_tls(world, new))
         serial = serial_text(x509.load_pem_x509_certificate(old[0]).serial_number)
-        listed = RevocationList(federation=NAME, version=2, issued_utc=NOW.isoformat(), serials=(serial,))
+        listed = RevocationList(federation=NAME, version=2, issued_utc=now().isoformat(), serials=(serial,))
         world.served.call_on_loop(lambda: world.served.servicer.open_calls.deny(listed))
         with pytest.raises(grpc.RpcError) as caught:
             list(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,12 @@ from fedmentor.wire.v1.federation_pb2_grpc import FederationStub
 SITES = [SiteId(site) for site in "abc"]
 HANDSHAKE = grpc.StatusCode.UNAVAILABLE
 NOBODY, REFUSED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
-NOW = datetime.now(timezone.utc)
 A = site_uri(NAME, SITES[0])
+
+
+def now() -> datetime:
+    """When it is asked: certificates are good or not by the time of the handshake, however long the tests before it took."""
+    return datetime.now(timezone.utc)
 
 
 def uri(text: str) -> x509.GeneralName:
@@ -49,8 +53,8 @@ class Form:
 
     names: tuple[x509.GeneralName, ...] = (uri(A),)
     purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH
-    begins: datetime = NOW - CLOCK_LEEWAY
-    ends: datetime = NOW + LEAF_LIFETIME
+    begins: datetime = field(default_factory=lambda: now() - CLOCK_LEEWAY)
+    ends: datetime = field(default_factory=lambda: now() + LEAF_LIFETIME)
     subject: str = "site a"
     is_authority: bool = False
     key: Callable[[], Any] = new_tls_key
@@ -137,7 +141,7 @@ def deny(world: World) -> None:
     listed = RevocationList(
         federation=NAME,
         version=1,
-        issued_utc=NOW.isoformat(),
+        issued_utc=now().isoformat(),
         serials=(serial_text(serial.serial_number),),
         keys=(spki_digest(public),),
     )

@@ -11,6 +11,7 @@ from fedmentor.errors import ConfigError, IdentityRefused
 from fedmentor.identity.enrolment import Place, ask, install
 from fedmentor.identity.registrar_rules import Vouching
 from fedmentor.identity.roster import read_roster
+from fedmentor.identity.vault import authority_pem
 from fedmentor.testing.clock import ManualClock
 from fedmentor.testing.registrar import RegistrarTown
 
@@ -129,3 +130,14 @@ def test_an_installation_that_was_interrupted_can_be_run_again(federation, done)
     federation.credentials(NORTH)
     read_roster(place.certificates)
     assert not place.pending.exists()
+
+
+def test_authorities_that_went_through_an_editor_are_given_out_in_the_form_that_sites_take(federation):
+    federation.enrol(NORTH)
+    for number in federation.registrar.state().authorities:
+        plain = authority_pem(federation.folder / "registrar", number)
+        for path in (federation.folder / "registrar").rglob("*"):
+            if path.is_file() and path.read_bytes() == plain:
+                path.write_bytes(b"the authority of this federation\r\n" + plain.replace(b"\n", b"\r\n"))
+    federation.install(NORTH, federation.registrar.renew(NORTH).reply)
+    federation.credentials(NORTH)

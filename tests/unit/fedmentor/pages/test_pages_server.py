@@ -209,6 +209,12 @@ def test_nothing_is_read_of_a_body_without_a_length_or_with_too_great_a_one(call
     assert call(Content_Length=length)[0] == status
 
 
+def test_a_refusal_reaches_a_client_that_is_still_sending(call):
+    """To hang up on what it still sends would reset the connection, and the answer with it."""
+    assert call(bytes(MOST_BYTES + (8 << 20)))[0] == 413
+    assert call(bytes(MOST_BYTES), **{KEY_HEADER: "guess"})[0] == 403
+
+
 def test_a_body_in_chunks_has_no_length(call):
     assert call(Content_Length=None, Transfer_Encoding="chunked")[0] == 411
 

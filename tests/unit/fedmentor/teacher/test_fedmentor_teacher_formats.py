@@ -17,6 +17,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from fedmentor.errors import UnreadableImage
+from fedmentor.teacher.dicom_display import displayed_grey
 from fedmentor.teacher.images import View, read_image
 
 RAMP = np.linspace(0, 4000, 24 * 32).astype(np.uint16).reshape(24, 32)
@@ -213,6 +214,9 @@ def test_an_enhanced_object_says_by_frame_how_it_is_shown():
     assert (read_image(data, View(frame=1, window=(-1000, 3000))) == STRETCHED[::-1]).all()
     assert np.abs(read_image(data, View(frame=0)).astype(int) - STRETCHED).max() <= 1
     assert set(np.unique(read_image(data, View(frame=1)))) <= {0, 255}
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    displayed_grey(dataset, stack[1], None, 1)
+    assert not {"RescaleSlope", "WindowCenter"} & set(dataset.dir()), "the next frame must not be shown as this one"
 
 
 @pytest.mark.parametrize("side", [2000, 20])
