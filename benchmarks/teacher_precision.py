@@ -15,13 +15,15 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from teacher import picture
+from teacher_quality import evenly
 
 from fedmentor.teacher.contract import Pixels, probability
 from fedmentor.teacher.images import read_image
@@ -33,7 +35,6 @@ from teacher_service.models.registry import Architecture, architecture
 from teacher_service.weights import read_weights
 
 BATCHES = (1, 4, 16)
-SIDE = 256
 Labels = list[npt.NDArray[np.float32]]
 
 
@@ -76,7 +77,10 @@ def main() -> None:
     torch.set_num_threads(1)
     count = options.images or (8 if options.device == "cpu" else 64)
     build = builder(options.weights)
-    pictures = list(real(options.data, count) if options.data else synthetic(count))
+    if options.data:
+        pictures = [read_image(path.read_bytes()) for path in evenly(options.data, count)]
+    else:
+        pictures = [picture(seed) for seed in range(count)]
     yardstick, costs = build("cpu", FLOAT32).labels(pictures, 1)
     print(f"{len(pictures)} images; float32 on the processor: {statistics.median(costs):.0f} ms an image\n")
     print(f"{'device':8s} {'precision':10s} {'at once':>7s} {'ms/image':>9s} {'max':>9s} {'mean':>9s} {'mask Dice':>10s}")
@@ -101,22 +105,6 @@ def builder(weights: Path | None) -> Callable[[str, str], Teacher]:
         return Teacher(kind, replace(network, half=None if precision == FLOAT32 else getattr(torch, precision)))
 
     return build
-
-
-def real(dataset: Path, count: int) -> Iterator[Pixels]:
-    """Evenly over the sorted names."""
-    names = sorted((dataset / "images").glob("*.png"))
-    for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)):
-        yield read_image(names[index].read_bytes())
-
-
-def synthetic(count: int) -> Iterator[Pixels]:
-    """Two dark fields on a bright ground, and noise."""
-    down, across = np.mgrid[:SIDE, :SIDE]
-    for seed in range(count):
-        rng = np.random.default_rng(seed)
-        fields = sum(np.exp(-(((across - x) / 40) ** 2) - ((down - 128) / 70) ** 2) for x in (80, 176))
-        yield np.clip(190 - 120 * fields + rng.normal(0, 8, (SIDE, SIDE)), 0, 255).astype(np.uint8)
 
 
 def row(device: str, precision: str, together: int, labels: Labels, costs: Sequence[float], yardstick: Labels) -> None:

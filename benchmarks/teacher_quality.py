@@ -54,12 +54,17 @@ def main() -> None:
         search(teacher, cases)
 
 
+def evenly(dataset: Path, count: int) -> list[Path]:
+    """So many of a dataset's images, evenly over their sorted names."""
+    paths = sorted((dataset / "images").glob("*.png"), key=lambda path: path.stem)
+    return [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))]
+
+
 def read_cases(dataset: Path, count: int) -> Iterator[Case]:
     """Evenly spaced images with their masks."""
-    names = sorted(path.stem for path in (dataset / "images").glob("*.png"))
-    for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)):
-        name = names[index]
-        pixels = read_image((dataset / "images" / f"{name}.png").read_bytes())
+    for path in evenly(dataset, count):
+        name = path.stem
+        pixels = read_image(path.read_bytes())
         mask = read_image((dataset / "masks" / f"{name}.png").read_bytes())
         yield name, pixels, (mask if mask.ndim == 2 else mask[..., 0]) > 127
 

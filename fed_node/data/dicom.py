@@ -8,11 +8,12 @@ import numpy as np
 import pydicom
 
 from fed_node.data.decoder import DECODER
-from fed_node.data.dicom_header import read_header, refusal_of, silent, syntax_of
+from fed_node.data.dicom_header import read_header, refusal_of, syntax_of
 from fed_node.data.limits import GreyImage, unreadable
 from fedmentor.errors import UnreadableImage
 from fedmentor.teacher.codestream import check_expansion, needs_codec
 from fedmentor.teacher.dicom_display import displayed_grey
+from fedmentor.teacher.dicom_silence import silent
 
 
 def read_dicom(path: Path) -> GreyImage:

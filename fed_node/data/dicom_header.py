@@ -1,14 +1,10 @@
 """Reading a DICOM header, and what it says about whether the object is a radiograph that can be used. No pixels here.
 
-Nothing that a header holds may get into a message: pydicom's own warnings and log lines quote values, so they are switched off.
+Nothing that a header holds may get into a message (fedmentor.teacher.dicom_silence).
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,6 +17,7 @@ from pydicom.uid import UID
 from fed_node.data.limits import MIN_SIDE, check_bytes, unreadable
 from fedmentor.errors import UnreadableImage
 from fedmentor.teacher.contract import MAX_PIXELS
+from fedmentor.teacher.dicom_silence import silent
 
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 """Deflated Explicit VR Little Endian: the file is one zlib stream that pydicom inflates without a limit before it sees a header."""
@@ -35,11 +32,6 @@ MAX_BITS = 32
 
 _DOCUMENTS = frozenset({"AU", "DOC", "FID", "KO", "PR", "REG", "RTDOSE", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SR"})
 """Modalities whose objects are about images without being one."""
-
-# What a value must look like is checked where it is used, without quoting it.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-for _name in ("pydicom", "highdicom"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
 class Reason(Enum):
@@ -72,14 +64,6 @@ class Refusal:
     reason: Reason
     sentence: str
     cure: str = ""
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """No warnings from DICOM libraries: they quote what they read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def read_header(path: Path) -> pydicom.Dataset:

@@ -16,12 +16,13 @@ from types import MappingProxyType
 import pydicom
 
 from fed_node.data.dataset import HELD_OUT, SPLIT_COLUMN, TRAIN, Dataset, Sample
-from fed_node.data.dicom_header import Reason, is_localizer, is_segmentation, read_header, refusal_of, silent
+from fed_node.data.dicom_header import Reason, is_localizer, is_segmentation, read_header, refusal_of
 from fed_node.data.export_rules import ExportRules
 from fed_node.data.identifiers import Pseudonyms, identifying
 from fed_node.data.limits import is_dicom
 from fed_node.data.segmentation import segmentation_facts
 from fedmentor.errors import DataError, EmptyDataset
+from fedmentor.teacher.dicom_silence import silent
 
 MAX_FILES = 1_000_000
 

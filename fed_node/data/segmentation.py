@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from fed_node.data.dicom_header import is_segmentation, read_header, silent, syntax_of
+from fed_node.data.dicom_header import is_segmentation, read_header, syntax_of
 from fed_node.data.limits import Mask, unreadable
 from fedmentor.errors import DataError, MaskMismatch, UnreadableImage
 from fedmentor.teacher.codestream import check_expansion, needs_codec
+from fedmentor.teacher.dicom_silence import silent
 
 LUNG_CODES = frozenset(
     {

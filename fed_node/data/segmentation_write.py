@@ -17,11 +17,12 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from fed_node.data.dicom_header import read_header, refusal_of, silent
+from fed_node.data.dicom_header import read_header, refusal_of
 from fed_node.data.limits import Mask
 from fedmentor import __version__
 from fedmentor.errors import DataError, UnreadableImage
 from fedmentor.ids import Digest
+from fedmentor.teacher.dicom_silence import silent
 
 LUNG = Code("39607008", "SCT", "Lung")
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

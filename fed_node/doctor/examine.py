@@ -185,8 +185,9 @@ def _split_finding(dataset: Dataset) -> Finding:
 def _identifiers(paths: Sequence[Path]) -> Counter[str]:
     found: Counter[str] = Counter()
     if paths:
-        from fed_node.data.dicom_header import read_header, silent  # noqa: PLC0415 - pydicom is slow to load
+        from fed_node.data.dicom_header import read_header  # noqa: PLC0415 - pydicom is slow to load
         from fed_node.data.identifiers import identifying  # noqa: PLC0415
+        from fedmentor.teacher.dicom_silence import silent  # noqa: PLC0415 - pydicom is slow to load
 
         for path in paths:
             with silent():

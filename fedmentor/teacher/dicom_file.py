@@ -8,8 +8,6 @@ and so are the deflated syntax, which is inflated whole before a header is seen,
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 
 import numpy as np
 import pydicom
@@ -20,11 +18,8 @@ from fedmentor.errors import UnreadableImage
 from fedmentor.teacher.codestream import check_expansion
 from fedmentor.teacher.contract import Pixels
 from fedmentor.teacher.dicom_display import displayed_grey
+from fedmentor.teacher.dicom_silence import silent
 from fedmentor.teacher.grey_levels import View, check_size, eight_bits
-
-# pydicom's log lines and warnings quote what a file holds. How a value must look is checked where it is used, without quoting it.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -57,8 +52,7 @@ def read_dicom(data: bytes, view: View) -> Pixels:
 
 
 def _displayed(data: bytes, view: View) -> Pixels:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silent():
         _check_syntax(data)
         header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
         frame = _checked_frame(header, view.frame)

@@ -13,6 +13,9 @@ from pathlib import Path
 from fedmentor.errors import ConfigError, TeacherUnreachable
 from fedmentor.teacher.pace import Pace, read_pace
 
+_NO_STATE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError)
+"""What reading a state file may raise that is none."""
+
 STATE_FILE = "teacher.json"
 """Name of the state file in a server's run folder; it exists while the server answers."""
 
@@ -71,7 +74,7 @@ def read_endpoint(run_folder: Path, door: str = "url") -> Endpoint:
         return replace(endpoint, ca_file=Path(state["ca_file"])) if "ca_file" in state else endpoint
     except FileNotFoundError as error:
         raise TeacherUnreachable(f"no teacher is running in {run_folder}", cure=_START) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+    except _NO_STATE as error:
         raise TeacherUnreachable(f"{path} is not a teacher's state file", cure=_START) from error
 
 
@@ -81,7 +84,7 @@ def pace_at(endpoint: Endpoint) -> Pace:
         return endpoint.pace
     try:
         return read_pace(json.loads((endpoint.key_file.parent / STATE_FILE).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
+    except _NO_STATE:
         return Pace()
 
 
